@@ -1,0 +1,105 @@
+"""The settings of every service, each a field with its flag, frozen once parsed.
+
+What is found out at start (limits, block counts) is not here: it travels in messages.
+Fields that several services share are in ServiceConfig; see flags.py for what a Flag says.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from .flags import Flag
+
+
+class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Settings of any service."""
+
+    run_dir: Annotated[
+        str | None, Flag("directory (mode 0700) where the services of one deployment find each other", "links")
+    ] = None
+    name: Annotated[
+        str | None, Flag("name of this service, KIND-INDEX; KIND-auto takes the first free index", "links")
+    ] = None
+    listen: Annotated[
+        str | None, Flag("address to bind instead of a socket in the run directory, tcp://HOST:PORT", "links")
+    ] = None
+    key_file: Annotated[
+        str | None, Flag("CURVE key file that all services of a tcp:// deployment share (quire keys makes one)", "links")
+    ] = None
+    log_level: Annotated[
+        str, Flag("how much is logged", "logging", choices=("debug", "info", "warning", "error"))
+    ] = "info"
+    parent_pid: Annotated[int | None, Flag("end when this parent process ends", "links", is_internal=True)] = None
+
+
+class FrontendConfig(ServiceConfig, frozen=True, kw_only=True):
+    """The HTTP frontend: OpenAI-compatible API in, server-sent events out."""
+
+    host: Annotated[str, Flag("address the HTTP port is bound to", "serving")] = "127.0.0.1"
+    port: Annotated[int, Flag("HTTP port; 0 takes a free one", "serving", ge=0, le=65535)] = 8000
+
+
+class TokenizerConfig(ServiceConfig, frozen=True, kw_only=True):
+    """The tokenizer: chat template, encoding, checks on the way down; text on the way up."""
+
+    model: Annotated[
+        str | None, Flag("checkpoint folder, or hub id; the bundled demo model if absent", "model", metavar="MODEL")
+    ] = None
+
+
+class EngineConfig(ServiceConfig, frozen=True, kw_only=True):
+    """The engine: scheduler, block manager and prefix cache of one model replica."""
+
+    max_num_seqs: Annotated[int, Flag("rows that run at once", "scheduling", ge=1, le=4096)] = 64
+    max_num_batched_tokens: Annotated[
+        int | None, Flag("token budget of one step; absent: 1024 on a CPU, 8192 on a GPU", "scheduling", ge=1, le=1 << 20)
+    ] = None
+    max_model_len: Annotated[
+        int | None, Flag("longest prompt + output; absent: the checkpoint's, or what the KV cache holds", "scheduling", ge=2)
+    ] = None
+    block_size: Annotated[int, Flag("tokens of one KV block", "memory", ge=1, le=256)] = 16
+    kv_cache_memory: Annotated[
+        int | None, Flag("bytes of KV cache; absent: by --memory-utilization", "memory", ge=1, is_size=True)
+    ] = None
+    memory_utilization: Annotated[
+        float, Flag("share of the device's memory that may be used", "memory", ge=0.01, le=1.0)
+    ] = 0.9
+    schedule_policy: Annotated[
+        str, Flag("who goes first when not all fit", "scheduling", choices=("fcfs", "priority"))
+    ] = "fcfs"
+    prefix_caching: Annotated[bool, Flag("reuse the KV of shared prompt prefixes", "scheduling")] = True
+    overlap_depth: Annotated[
+        int, Flag("plans in flight: 2 plans a step while the one before it runs", "scheduling", ge=1, le=2)
+    ] = 2
+    max_waiting: Annotated[
+        int | None, Flag("choices in the engine beyond which requests are refused; absent: 4 x --max-num-seqs, at least 64", "scheduling", ge=1)
+    ] = None
+    world_size: Annotated[int, Flag("workers of this engine", "scheduling", ge=1, le=64, is_internal=True)] = 1
+    check_invariants: Annotated[
+        bool, Flag("re-derive every invariant of blocks and prefix cache after each step (slow; for tests)", "debugging")
+    ] = False
+
+
+class WorkerConfig(ServiceConfig, frozen=True, kw_only=True):
+    """The worker: weights, KV cache and forward passes on one device."""
+
+    model: Annotated[
+        str | None, Flag("checkpoint folder, or hub id; the bundled demo model if absent", "model", metavar="MODEL")
+    ] = None
+    device: Annotated[str, Flag("where the model runs", "model", choices=("auto", "cpu", "cuda"))] = "auto"
+    dtype: Annotated[
+        str,
+        Flag("type of weights and activations", "model", choices=("auto", "float32", "bfloat16", "float16")),
+    ] = "auto"
+    threads: Annotated[
+        int | None, Flag("CPU threads of the forward pass; absent: the CPUs this process may use", "model", ge=1)
+    ] = None
+
+
+class LauncherConfig(ServiceConfig, frozen=True, kw_only=True):
+    """The launcher: starts the services in order, watches them, stops them in order."""
+
+    frontends: Annotated[int, Flag("HTTP frontend processes", "serving", ge=1, le=64)] = 1
+    tokenizers: Annotated[int, Flag("tokenizer processes", "serving", ge=1, le=64)] = 1

@@ -1,0 +1,436 @@
+"""Every message between Quire's processes, in the order a request meets them.
+
+One tagged union per direction per link; each socket owns one typed decoder of its union.
+All are arrays on the wire (field order is the format), prompt and output ids are
+little-endian int32 bytes, and what a step produces travels column-wise, once per peer.
+Knows nothing of sockets: see link.py for how they travel.
+"""
+
+from __future__ import annotations
+
+from typing import NewType, TypeAlias, Union
+
+import msgspec
+
+PROTOCOL = 1
+"""Raised whenever a message changes shape; peers of another number are refused."""
+
+RequestId = NewType("RequestId", int)
+"""Unique over all frontends and restarts (see request_ids.py); 63 bits."""
+
+Slot = NewType("Slot", int)
+"""A row of the worker's batch, 0 <= slot < max_num_seqs."""
+
+
+class _Message(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """Base of the parts that are not messages of their own."""
+
+
+# --- 1. Everyone, to everyone below: who I am. Everyone, to everyone above: how I am. -----------
+
+
+class Hello(_Message, tag="hello"):
+    """From a client, at once when it dials and then every second: I am here."""
+
+    name: str
+    incarnation: int
+    protocol: int = PROTOCOL
+
+
+class GenerationDefaults(_Message):
+    """Sampling defaults of a checkpoint (generation_config.json); None where it has none."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    max_tokens: int | None = None
+
+
+class ModelCard(_Message):
+    """What a frontend must know of the served model."""
+
+    names: list[str]
+    """Served names; the first is the one that answers carry by default."""
+    root: str
+    created: int
+    vocab_size: int
+    max_model_len: int
+    max_num_seqs: int
+    num_kv_tokens: int
+    """Capacity of the KV cache, in tokens."""
+    has_chat_template: bool
+    defaults: GenerationDefaults
+
+
+class Report(_Message, tag="report"):
+    """How a service is; sent upwards every second and whenever its state changes.
+
+    Frontends also send theirs down to the tokenizers, which reflect it, so that every
+    frontend can serve the metrics of all.
+    """
+
+    name: str
+    incarnation: int
+    sequence: int
+    state: str
+    """starting | ready | draining | failed."""
+    detail: str
+    """What is awaited while starting; the cause when failed."""
+    progress: float
+    """0 to 1 while something long is under way (loading weights)."""
+    steps: int
+    """Grows with every unit of work done: a health check reads progress, not existence."""
+    samples: dict[str, float] = {}
+    """Metric samples by their Prometheus sample name with labels (see metrics.py)."""
+    memory_plan: list[tuple[str, int]] = []
+    """(what, bytes), from a worker that is ready."""
+    card: ModelCard | None = None
+    known: list[Report] = []
+    """The last reports of the services this one hears from, itself without `known`."""
+
+
+# --- 2. frontend -> tokenizer ---------------------------------------------------------------------
+
+
+class ChatPrompt(_Message, tag="chat"):
+    """Messages to be rendered by the checkpoint's chat template; JSON as the client sent it, checked."""
+
+    messages_json: bytes
+    tools_json: bytes = b""
+    template_kwargs_json: bytes = b""
+    documents_json: bytes = b""
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    add_special_tokens: bool = False
+
+
+class TextPrompt(_Message, tag="text"):
+    text: str
+    add_special_tokens: bool = True
+
+
+class IdsPrompt(_Message, tag="ids"):
+    token_ids: bytes
+
+
+Prompt: TypeAlias = Union[ChatPrompt, TextPrompt, IdsPrompt]
+
+
+class SamplingParams(_Message):
+    """How tokens are drawn; all resolved (no client's null is left) but max_tokens."""
+
+    max_tokens: int | None = None
+    """None: as many as fit. The tokenizer resolves and clamps it before the engine sees it."""
+    min_tokens: int = 0
+    temperature: float = 1.0
+    """0 is greedy."""
+    top_k: int = 0
+    """0 is off."""
+    top_p: float = 1.0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int = 0
+    """Unsigned 64 bits, always resolved; choice i of a request uses seed + i."""
+    ignore_eos: bool = False
+    stop_token_ids: list[int] = []
+    logit_bias: dict[int, float] = {}
+    allowed_token_ids: list[int] | None = None
+    bad_token_ids: list[int] = []
+    logprobs: int | None = None
+    """None: none; 0: of the sampled token only; k: and of the k likeliest."""
+    prompt_logprobs: int | None = None
+
+
+class TextParams(_Message):
+    """What happens between token ids and text; never reaches the engine."""
+
+    stop: list[str] = []
+    include_stop_str_in_output: bool = False
+    skip_special_tokens: bool = True
+    spaces_between_special_tokens: bool = True
+    truncate_prompt_tokens: int | None = None
+    return_prompt_ids: bool = False
+    return_prompt_text: bool = False
+
+
+class History(_Message):
+    """What a choice has already produced, so that a request can be submitted again and go on."""
+
+    output_ids: bytes
+    sent_chars: int
+    """Characters of its text that the client has."""
+    is_finished: bool = False
+
+
+class Generate(_Message, tag="generate"):
+    request_id: RequestId
+    prompt: Prompt
+    n: int
+    sampling: SamplingParams
+    text: TextParams
+    priority: int
+    """Lower runs sooner, under the priority policy."""
+    arrival: float
+    """Unix seconds."""
+    cache_salt: str = ""
+    history: list[History] = []
+    """Empty, or one entry a choice."""
+
+
+class Abort(_Message, tag="abort"):
+    """Also tokenizer -> engine. No answer comes; what is under way for it may still arrive."""
+
+    request_id: RequestId
+    choice: int | None
+    """None: the whole request."""
+    cause: str
+    """client_gone | stop_string | slow_reader | peer_gone | shutdown."""
+
+
+ToTokenizer: TypeAlias = Union[Hello, Report, Generate, Abort]
+
+
+# --- 3. tokenizer -> engine -------------------------------------------------------------------------
+
+
+class Submit(_Message, tag="submit"):
+    request_id: RequestId
+    prompt_ids: bytes
+    n: int
+    sampling: SamplingParams
+    priority: int
+    arrival: float
+    cache_salt: str = ""
+    history: list[History] = []
+
+
+ToEngine: TypeAlias = Union[Hello, Submit, Abort]
+
+
+# --- 4. engine -> worker ----------------------------------------------------------------------------
+
+
+class Configure(_Message, tag="configure"):
+    """Once, before the first plan; a second one to a configured worker starts it afresh (all slots free)."""
+
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    max_model_len: int | None
+    """None: the checkpoint's, or what the KV cache holds if that is less."""
+    block_size: int
+    kv_cache_memory_bytes: int | None
+    """None: by memory_utilization."""
+    memory_utilization: float
+
+
+class NewRow(_Message):
+    """A row named in full: everything a slot needs. Token ids hold the prompt and the outputs known."""
+
+    slot: Slot
+    token_ids: bytes
+    num_prompt_tokens: int
+    num_computed_tokens: int
+    block_ids: bytes
+    sampling: SamplingParams
+    seed: int
+
+
+class Plan(_Message, tag="plan"):
+    """One step. Applied in this order: released, new rows, added blocks, copies, then the forward.
+
+    A row whose computed + scheduled tokens reach its token count samples one token, appends it to
+    its slot (so that the next plan can go out before this one's result is known) and has one entry
+    in the result, in the order of `slots`.
+    """
+
+    step: int
+    released: list[int]
+    new_rows: list[NewRow]
+    added_block_slots: bytes
+    """int32, one entry per added block."""
+    added_block_ids: bytes
+    copies: bytes
+    """int32 pairs (from block, to block)."""
+    slots: bytes
+    """int32: the rows of this step. Rows of one scheduled token first."""
+    num_scheduled: bytes
+    """int32, parallel to slots."""
+    num_computed: bytes
+    """int32, parallel to slots: tokens of the row whose KV is in the cache before this step."""
+
+
+ToWorker: TypeAlias = Union[Hello, Configure, Plan]
+
+
+# --- 5. worker -> engine ----------------------------------------------------------------------------
+
+
+class TokenLogprobs(_Message):
+    """Logprobs of the tokens of one row; K = len(top_ids) / 4 / number of tokens."""
+
+    row: int
+    logprobs: bytes
+    """float32 [num_tokens], of the tokens themselves, from the raw logits."""
+    ranks: bytes
+    """int32 [num_tokens], 1 is the likeliest."""
+    top_ids: bytes
+    """int32 [num_tokens, K], likeliest first."""
+    top_logprobs: bytes
+    """float32 [num_tokens, K]."""
+
+
+class WorkerReady(_Message, tag="worker_ready"):
+    """Answer to Configure: what was found out at start."""
+
+    num_blocks: int
+    max_model_len: int
+    vocab_size: int
+    eos_token_ids: list[int]
+    device: str
+    dtype: str
+    backend: str
+    memory_plan: list[tuple[str, int]]
+
+
+class StepResult(_Message, tag="step_result"):
+    step: int
+    token_ids: bytes
+    """int32, one per sampling row, in the order of the plan's slots."""
+    failed_rows: list[int]
+    """Indices into the sampling rows whose logits were not finite; their token is meaningless."""
+    logprobs: list[TokenLogprobs]
+    """`row` indexes the sampling rows."""
+    prompt_logprobs: list[TokenLogprobs]
+    """`row` indexes the plan's slots; the tokens after each scheduled prompt position that has one."""
+    seconds: float
+
+
+FromWorker: TypeAlias = Union[Report, WorkerReady, StepResult]
+
+
+# --- 6. engine -> tokenizer -------------------------------------------------------------------------
+
+
+class Accepted(_Message, tag="accepted"):
+    """Also tokenizer -> frontend: the yes that response headers wait for."""
+
+    request_id: RequestId
+    num_prompt_tokens: int
+    prompt_ids: bytes = b""
+    prompt_text: str = ""
+
+
+class Refused(_Message, tag="refused"):
+    """Also tokenizer -> frontend: the request ends here; the one and only answer to it."""
+
+    request_id: RequestId
+    status: int
+    """HTTP status."""
+    code: str
+    message: str
+    param: str | None = None
+    retry_after_seconds: float | None = None
+
+
+class Finished(_Message):
+    """The end of one choice; `row` indexes the batch it comes with."""
+
+    row: int
+    reason: str
+    """stop | length | abort | error."""
+    stop_reason: int | str | None = None
+    """The stop token id or stop string that ended it; None for EOS."""
+    message: str = ""
+    """For error: a sentence for the client."""
+
+
+class Started(_Message):
+    """With the first tokens of a choice; `row` indexes the batch it comes with."""
+
+    row: int
+    num_cached_tokens: int
+    queue_seconds: float
+
+
+class TokenBatch(_Message, tag="token_batch"):
+    """One step's outputs for one tokenizer: columns, one row a choice."""
+
+    request_ids: list[int]
+    choices: list[int]
+    counts: list[int]
+    """Tokens of each row: 1, but 0 for an end without a token."""
+    token_ids: bytes
+    """int32, sum(counts) of them."""
+    started: list[Started] = []
+    finished: list[Finished] = []
+    logprobs: list[TokenLogprobs] = []
+    prompt_logprobs: list[TokenLogprobs] = []
+    """The whole prompt but its first token, with the first tokens of choice 0."""
+
+
+ToTokenizerFromEngine: TypeAlias = Union[Report, Accepted, Refused, TokenBatch]
+
+
+# --- 7. tokenizer -> frontend -----------------------------------------------------------------------
+
+
+class LogprobEntry(_Message):
+    """One token as logprobs show it. Raw bytes: a token may hold half a character."""
+
+    token_id: int
+    token: bytes
+    logprob: float
+    rank: int = 0
+
+
+class TextLogprobs(_Message):
+    """Logprobs of the tokens of one row."""
+
+    row: int
+    tokens: list[LogprobEntry]
+    top: list[list[LogprobEntry]]
+    """Parallel to tokens; likeliest first."""
+
+
+class TextBatch(_Message, tag="text_batch"):
+    """One TokenBatch turned to text, for one frontend: columns, one row a choice."""
+
+    request_ids: list[int]
+    choices: list[int]
+    texts: list[str]
+    """Deltas; may be empty while a character or a stop string is incomplete."""
+    counts: list[int]
+    token_ids: bytes
+    started: list[Started] = []
+    finished: list[Finished] = []
+    logprobs: list[TextLogprobs] = []
+    prompt_logprobs: list[TextLogprobs] = []
+
+
+ToFrontend: TypeAlias = Union[Report, Accepted, Refused, TextBatch]
+
+
+# --- 8. The operator's commands, to the launcher ------------------------------------------------------
+
+
+class Scale(_Message, tag="scale"):
+    service: str
+    count: int
+
+
+class Done(_Message, tag="done"):
+    """The launcher's answer to a command."""
+
+    is_ok: bool
+    text: str
+
+
+ToLauncher: TypeAlias = Union[Hello, Scale]
+FromLauncher: TypeAlias = Union[Report, Done]
+
+ToFrontendFromOperator: TypeAlias = Hello
+"""What a frontend hears at its own address: only that someone wants its reports."""
