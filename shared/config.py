@@ -26,11 +26,12 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True):
         str | None, Flag("address to bind instead of a socket in the run directory, tcp://HOST:PORT", "links")
     ] = None
     key_file: Annotated[
-        str | None, Flag("CURVE key file that all services of a tcp:// deployment share (quire keys makes one)", "links")
+        str | None,
+        Flag("CURVE key file that all services of a tcp:// deployment share (quire keys makes one)", "links"),
     ] = None
-    log_level: Annotated[
-        str, Flag("how much is logged", "logging", choices=("debug", "info", "warning", "error"))
-    ] = "info"
+    log_level: Annotated[str, Flag("how much is logged", "logging", choices=("debug", "info", "warning", "error"))] = (
+        "info"
+    )
     parent_pid: Annotated[int | None, Flag("end when this parent process ends", "links", is_internal=True)] = None
 
 
@@ -39,6 +40,31 @@ class FrontendConfig(ServiceConfig, frozen=True, kw_only=True):
 
     host: Annotated[str, Flag("address the HTTP port is bound to", "serving")] = "127.0.0.1"
     port: Annotated[int, Flag("HTTP port; 0 takes a free one", "serving", ge=0, le=65535)] = 8000
+    tokenizer_address: Annotated[
+        tuple[str, ...], Flag("tokenizer to dial beside those in the run directory, tcp://HOST:PORT", "links")
+    ] = ()
+    api_key: Annotated[
+        tuple[str, ...], Flag("key that clients must send as Authorization: Bearer KEY", "access", is_secret=True)
+    ] = ()
+    api_key_file: Annotated[str | None, Flag("file of API keys, one a line", "access")] = None
+    open_metrics: Annotated[bool, Flag("serve /metrics without a key", "access")] = False
+    cors_origin: Annotated[tuple[str, ...], Flag("origin of web pages that may call the API; * for any", "access")] = ()
+    max_in_flight: Annotated[
+        int | None, Flag("choices past the door at once; absent: 4 x --max-num-seqs, at least 64", "limits", ge=1)
+    ] = None
+    max_body_size: Annotated[int, Flag("bytes of a request's body", "limits", ge=1024, is_size=True)] = 8 << 20
+    max_in_flight_size: Annotated[
+        int, Flag("bytes of bodies of requests past the door at once", "limits", ge=1 << 20, is_size=True)
+    ] = 256 << 20
+    stall_timeout: Annotated[
+        float, Flag("seconds that a reader may take nothing of its stream before it is aborted", "limits", ge=0.1)
+    ] = 30.0
+    keep_alive_interval: Annotated[
+        float, Flag("seconds without output after which a stream carries a comment", "serving", ge=0.1)
+    ] = 15.0
+    shutdown_timeout: Annotated[
+        float, Flag("seconds that running requests may take to finish after SIGTERM", "serving", ge=0.0)
+    ] = 30.0
 
 
 class TokenizerConfig(ServiceConfig, frozen=True, kw_only=True):
@@ -53,11 +79,10 @@ class EngineConfig(ServiceConfig, frozen=True, kw_only=True):
     """The engine: scheduler, block manager and prefix cache of one model replica."""
 
     max_num_seqs: Annotated[int, Flag("rows that run at once", "scheduling", ge=1, le=4096)] = 64
-    max_num_batched_tokens: Annotated[
-        int | None, Flag("token budget of one step; absent: 1024 on a CPU, 8192 on a GPU", "scheduling", ge=1, le=1 << 20)
-    ] = None
+    max_num_batched_tokens: Annotated[int, Flag("token budget of one step", "scheduling", ge=1, le=1 << 20)] = 1024
     max_model_len: Annotated[
-        int | None, Flag("longest prompt + output; absent: the checkpoint's, or what the KV cache holds", "scheduling", ge=2)
+        int | None,
+        Flag("longest prompt + output; absent: the checkpoint's, or what the KV cache holds", "scheduling", ge=2),
     ] = None
     block_size: Annotated[int, Flag("tokens of one KV block", "memory", ge=1, le=256)] = 16
     kv_cache_memory: Annotated[
@@ -74,11 +99,20 @@ class EngineConfig(ServiceConfig, frozen=True, kw_only=True):
         int, Flag("plans in flight: 2 plans a step while the one before it runs", "scheduling", ge=1, le=2)
     ] = 2
     max_waiting: Annotated[
-        int | None, Flag("choices in the engine beyond which requests are refused; absent: 4 x --max-num-seqs, at least 64", "scheduling", ge=1)
+        int | None,
+        Flag(
+            "choices in the engine beyond which requests are refused; absent: 4 x --max-num-seqs, at least 64",
+            "scheduling",
+            ge=1,
+        ),
     ] = None
+    workers: Annotated[
+        tuple[str, ...], Flag("address of a worker that is in no shared run directory, tcp://HOST:PORT", "links")
+    ] = ()
     world_size: Annotated[int, Flag("workers of this engine", "scheduling", ge=1, le=64, is_internal=True)] = 1
     check_invariants: Annotated[
-        bool, Flag("re-derive every invariant of blocks and prefix cache after each step (slow; for tests)", "debugging")
+        bool,
+        Flag("re-derive every invariant of blocks and prefix cache after each step (slow; for tests)", "debugging"),
     ] = False
 
 
@@ -103,3 +137,6 @@ class LauncherConfig(ServiceConfig, frozen=True, kw_only=True):
 
     frontends: Annotated[int, Flag("HTTP frontend processes", "serving", ge=1, le=64)] = 1
     tokenizers: Annotated[int, Flag("tokenizer processes", "serving", ge=1, le=64)] = 1
+    shutdown_timeout: Annotated[
+        float, Flag("seconds that running requests may take to finish after SIGTERM", "serving", ge=0.0)
+    ] = 30.0

@@ -17,7 +17,17 @@ import msgspec
 
 Config = TypeVar("Config", bound=msgspec.Struct)
 
-_SIZE_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+_SIZE_UNITS = {
+    "": 1,
+    "k": 10**3,
+    "m": 10**6,
+    "g": 10**9,
+    "t": 10**12,
+    "ki": 2**10,
+    "mi": 2**20,
+    "gi": 2**30,
+    "ti": 2**40,
+}
 
 
 class Flag(msgspec.Struct, frozen=True):
@@ -125,13 +135,16 @@ def _converter(field: Field) -> Callable[[str], Any]:
     return convert
 
 
-def add_to(parser: argparse.ArgumentParser, config_types: Iterable[type[msgspec.Struct]]) -> dict[str, Field]:
+def add_to(
+    parser: argparse.ArgumentParser, config_types: Iterable[type[msgspec.Struct]], without: Iterable[str] = ()
+) -> dict[str, Field]:
     """Add the flags of several structs, each name once; nothing is set for a flag not given."""
+    skipped = set(without)
     groups: dict[str, Any] = {}
     added: dict[str, Field] = {}
     for config_type in config_types:
         for name, field in fields(config_type).items():
-            if name in added:
+            if name in added or name in skipped:
                 continue
             added[name] = field
             group = groups.get(field.flag.group)
@@ -145,7 +158,9 @@ def _add_argument(group: Any, field: Field) -> None:
     flag = field.flag
     text = argparse.SUPPRESS if flag.is_internal else _help(field)
     if flag.positional:
-        group.add_argument(field.name, nargs="?", help=text, metavar=flag.metavar, type=_converter(field), default=argparse.SUPPRESS)
+        group.add_argument(
+            field.name, nargs="?", help=text, metavar=flag.metavar, type=_converter(field), default=argparse.SUPPRESS
+        )
     elif field.kind is bool and not field.is_list:
         action = argparse.BooleanOptionalAction
         group.add_argument(field.option, action=action, help=text, default=argparse.SUPPRESS)
@@ -191,12 +206,16 @@ def from_environment(all_fields: Iterable[Field], environment: dict[str, str] | 
 def build(config_type: type[Config], values: dict[str, Any]) -> Config:
     """The struct from what is given of its fields; the rest are defaults."""
     names = fields(config_type)
-    return config_type(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items() if name in names})
+    return config_type(
+        **{name: tuple(value) if isinstance(value, list) else value for name, value in values.items() if name in names}
+    )
 
 
 def parse(config_type: type[Config], argv: Sequence[str] | None = None, prog: str | None = None) -> Config:
     """Flags over variables over defaults. Exits with 2 and one line on a bad value, as argparse does."""
-    parser = argparse.ArgumentParser(prog=prog, description=(config_type.__doc__ or "").strip().splitlines()[0], allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog=prog, description=(config_type.__doc__ or "").strip().splitlines()[0], allow_abbrev=False
+    )
     added = add_to(parser, [config_type])
     given = vars(parser.parse_args(argv))
     try:

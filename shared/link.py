@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hmac
 import logging
 import os
 import threading
@@ -88,7 +89,7 @@ def _admit_only(keys: Keys) -> None:
 
         class OnlyOurs:
             def callback(self, domain: str, key: bytes) -> bool:
-                return zmq.utils.z85.encode(key).decode() == keys.public
+                return hmac.compare_digest(key, keys.public.encode())
 
         _authenticator = ThreadAuthenticator(context)
         _authenticator.start()
@@ -174,8 +175,12 @@ class Client(_Link[In]):
         self._socket.connect(address)
 
     def send(self, message: msgspec.Struct) -> None:
-        """Never blocks; kept for the server while it is not there."""
-        self._socket.send(_encoder.encode(message), zmq.NOBLOCK)
+        """Never blocks; kept for the server while it is not there, dropped when it has refused our key."""
+        try:
+            self._socket.send(_encoder.encode(message), zmq.NOBLOCK)
+        except zmq.Again:
+            logger.error("a message was dropped: the server refuses this link (is --key-file the same on both sides?)")
+            return
         if self._nudge is not None:
             self._nudge()
 

@@ -8,7 +8,7 @@ Knows nothing of sockets: see link.py for how they travel.
 
 from __future__ import annotations
 
-from typing import NewType, TypeAlias, Union
+from typing import NewType, TypeAlias
 
 import msgspec
 
@@ -115,7 +115,7 @@ class IdsPrompt(_Message, tag="ids"):
     token_ids: bytes
 
 
-Prompt: TypeAlias = Union[ChatPrompt, TextPrompt, IdsPrompt]
+Prompt: TypeAlias = ChatPrompt | TextPrompt | IdsPrompt
 
 
 class SamplingParams(_Message):
@@ -191,7 +191,7 @@ class Abort(_Message, tag="abort"):
     """client_gone | stop_string | slow_reader | peer_gone | shutdown."""
 
 
-ToTokenizer: TypeAlias = Union[Hello, Report, Generate, Abort]
+ToTokenizer: TypeAlias = Hello | Report | Generate | Abort
 
 
 # --- 3. tokenizer -> engine -------------------------------------------------------------------------
@@ -208,7 +208,7 @@ class Submit(_Message, tag="submit"):
     history: list[History] = []
 
 
-ToEngine: TypeAlias = Union[Hello, Submit, Abort]
+ToEngine: TypeAlias = Hello | Submit | Abort
 
 
 # --- 4. engine -> worker ----------------------------------------------------------------------------
@@ -263,7 +263,7 @@ class Plan(_Message, tag="plan"):
     """int32, parallel to slots: tokens of the row whose KV is in the cache before this step."""
 
 
-ToWorker: TypeAlias = Union[Hello, Configure, Plan]
+ToWorker: TypeAlias = Hello | Configure | Plan
 
 
 # --- 5. worker -> engine ----------------------------------------------------------------------------
@@ -309,7 +309,7 @@ class StepResult(_Message, tag="step_result"):
     seconds: float
 
 
-FromWorker: TypeAlias = Union[Report, WorkerReady, StepResult]
+FromWorker: TypeAlias = Report | WorkerReady | StepResult
 
 
 # --- 6. engine -> tokenizer -------------------------------------------------------------------------
@@ -372,7 +372,7 @@ class TokenBatch(_Message, tag="token_batch"):
     """The whole prompt but its first token, with the first tokens of choice 0."""
 
 
-ToTokenizerFromEngine: TypeAlias = Union[Report, Accepted, Refused, TokenBatch]
+ToTokenizerFromEngine: TypeAlias = Report | Accepted | Refused | TokenBatch
 
 
 # --- 7. tokenizer -> frontend -----------------------------------------------------------------------
@@ -411,7 +411,7 @@ class TextBatch(_Message, tag="text_batch"):
     prompt_logprobs: list[TextLogprobs] = []
 
 
-ToFrontend: TypeAlias = Union[Report, Accepted, Refused, TextBatch]
+ToFrontend: TypeAlias = Report | Accepted | Refused | TextBatch
 
 
 # --- 8. The operator's commands, to the launcher ------------------------------------------------------
@@ -429,8 +429,8 @@ class Done(_Message, tag="done"):
     text: str
 
 
-ToLauncher: TypeAlias = Union[Hello, Scale]
-FromLauncher: TypeAlias = Union[Report, Done]
+ToLauncher: TypeAlias = Hello | Scale
+FromLauncher: TypeAlias = Report | Done
 
 ToFrontendFromOperator: TypeAlias = Hello
 """What a frontend hears at its own address: only that someone wants its reports."""

@@ -31,7 +31,7 @@ _REQUEST_SECONDS = (
     480.0, 960.0, 1920.0, 7680.0,
 )  # fmt: skip
 _LENGTHS = tuple(float(m * 10**e) for e in range(6) for m in (1, 2, 5))
-_ITERATION_TOKENS = tuple(float(2**e) for e in range(0, 15))
+_ITERATION_TOKENS = tuple(float(2**e) for e in range(15))
 _SMALL_NUMBERS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 128.0)
 
 

@@ -132,4 +132,3 @@ def raise_file_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     except (ValueError, OSError):
         logger.warning("the limit of open files could not be raised")
-

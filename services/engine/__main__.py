@@ -1,0 +1,5 @@
+"""`python -m quire.services.engine`."""
+
+from .service import main
+
+main()

@@ -1,0 +1,127 @@
+"""Commit: what becomes of a step's result. Tokens are appended, ends are found, blocks are freed and offered.
+
+A row whose choice has ended in the meantime was computed in vain and is passed over; that is the
+price of planning a step ahead, at most one row a choice.
+"""
+
+from __future__ import annotations
+
+from array import array
+
+from quire.shared.messages import Finished, Started, StepResult
+
+from .outbox import Columns, Outbox, prompt_logprobs_of
+from .request import Choice, Request, Status
+from .scheduler import Scheduler, Step
+from .stats import Stats
+from .stopping import Ending, ending
+
+NOT_FINITE = "the model's output for this request was not a number; it cannot be continued"
+
+
+class Committer:
+    """Applies results to the scheduler's choices and writes what clients get into the outbox."""
+
+    def __init__(self, scheduler: Scheduler, outbox: Outbox, stats: Stats, eos_token_ids: frozenset[int]) -> None:
+        self._scheduler = scheduler
+        self._outbox = outbox
+        self._stats = stats
+        self._eos_token_ids = eos_token_ids
+
+    def commit(self, step: Step, result: StepResult, now: float) -> None:
+        """`result` is the answer to `step`'s plan; steps are committed in the order they were sent."""
+        for entry in result.prompt_logprobs:
+            row = step.rows[entry.row]
+            if row.choice.index == 0:
+                row.choice.request.prompt_logprobs[row.num_computed] = entry
+        tokens = array("i")
+        tokens.frombytes(result.token_ids)
+        logprobs = {entry.row: entry for entry in result.logprobs}
+        failed = frozenset(result.failed_rows)
+        finished = Status.FINISHED
+        latencies: list[float] = []
+        block_size = self._scheduler.limits.block_size
+        index = -1
+        for row in step.rows:
+            if not row.samples:
+                continue
+            index += 1
+            choice = row.choice
+            if choice.status is finished:
+                continue
+            if index in failed:
+                self._fail(choice)
+                continue
+            if choice.limit == choice.request.num_prompt_tokens + 1 and not choice.request.submit.sampling.max_tokens:
+                self._end_without_token(choice, now)
+                continue
+            token = tokens[index]
+            choice.ids += token.to_bytes(4, "little")
+            columns, place = self._outbox.token(choice, token, logprobs.get(index))
+            if choice.started:
+                latencies.append(now - choice.token_at)
+            else:
+                self._start(choice, columns, place, now)
+            choice.token_at = now
+            end = ending(choice, token, self._eos_token_ids)
+            if end is not None:
+                columns.finished.append(Finished(place, end.reason, end.stop_reason))
+                self._finish(choice, end, now)
+            elif len(choice.ids) % (4 * block_size) == 0:
+                self._scheduler.offer_blocks(choice)
+        self._stats.step(step.num_tokens, latencies)
+
+    def _start(self, choice: Choice, columns: Columns, place: int, now: float) -> None:
+        request = choice.request
+        choice.started = True
+        queued = choice.scheduled_at - request.arrival_monotonic
+        columns.started.append(Started(place, choice.num_cached_tokens, queued))
+        if choice.index == 0 and request.submit.sampling.prompt_logprobs is not None:
+            columns.prompt_logprobs.append(prompt_logprobs_of(request.prompt_logprobs, place))
+            request.prompt_logprobs = {}
+        self._stats.first_token(request, choice, now)
+        choice.first_token_at = now
+
+    def _end_without_token(self, choice: Choice, now: float) -> None:
+        """max_tokens is 0: the prompt was to be scored, nothing to be generated."""
+        columns, place = self._outbox.nothing(choice)
+        self._start(choice, columns, place, now)
+        end = Ending("length")
+        columns.finished.append(Finished(place, end.reason))
+        self._finish(choice, end, now)
+
+    def _finish(self, choice: Choice, end: Ending, now: float) -> None:
+        self._scheduler.offer_blocks(choice)
+        self._scheduler.finish(choice)
+        self._stats.finished(choice, end.reason, now)
+
+    def _fail(self, choice: Choice) -> None:
+        """Its logits were not finite: the choice ends, and nothing it computed is reused."""
+        self._scheduler.forget_blocks(choice)
+        self._scheduler.finish(choice)
+        columns, place = self._outbox.nothing(choice)
+        columns.finished.append(Finished(place, "error", message=NOT_FINITE))
+        self._stats.nan_row()
+
+    def end_exhausted(self, request: Request, now: float) -> None:
+        """Choices of a resumed request that had all their tokens, but whose end was lost on the way."""
+        for choice in list(request.choices):
+            if choice.num_tokens >= choice.limit:
+                columns, place = self._outbox.nothing(choice)
+                columns.finished.append(Finished(place, "length"))
+                self._scheduler.finish(choice)
+                self._stats.finished(choice, "length", now)
+
+    def fail_all(self, message: str) -> None:
+        """The workers are lost: every open choice ends with an error. The scheduler is to be thrown away after it."""
+        for request in list(self._scheduler.requests.values()):
+            for index in _open_choices(request):
+                self._outbox.error(request.peer, request.submit.request_id, index, message)
+            self._scheduler.abort(request, None)
+
+
+def _open_choices(request: Request) -> list[int]:
+    """The indices that have not ended, forked or not."""
+    ended = {choice.index for choice in request.choices if choice.status is Status.FINISHED}
+    ended |= {index for index, history in enumerate(request.submit.history) if history.is_finished}
+    return [index for index in range(request.submit.n) if index not in ended]

@@ -1,0 +1,100 @@
+"""The outbox: what a step produced, gathered into one TokenBatch per tokenizer."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator
+
+import msgspec
+
+from quire.shared.messages import Finished, Started, TokenBatch, TokenLogprobs
+
+from .request import Choice
+
+
+class Columns:
+    """A TokenBatch being written."""
+
+    __slots__ = ("choices", "counts", "finished", "logprobs", "prompt_logprobs", "request_ids", "started", "token_ids")
+
+    def __init__(self) -> None:
+        self.request_ids: list[int] = []
+        self.choices: list[int] = []
+        self.counts: list[int] = []
+        self.token_ids = array("i")
+        self.started: list[Started] = []
+        self.finished: list[Finished] = []
+        self.logprobs: list[TokenLogprobs] = []
+        self.prompt_logprobs: list[TokenLogprobs] = []
+
+
+class Outbox:
+    """Rows by tokenizer; `flush` hands out and forgets them."""
+
+    def __init__(self) -> None:
+        self._columns: dict[str, Columns] = {}
+
+    def _row(self, choice: Choice) -> tuple[Columns, int]:
+        request = choice.request
+        columns = self._columns.get(request.peer)
+        if columns is None:
+            columns = self._columns[request.peer] = Columns()
+        columns.request_ids.append(request.submit.request_id)
+        columns.choices.append(choice.index)
+        return columns, len(columns.choices) - 1
+
+    def token(self, choice: Choice, token: int, logprobs: TokenLogprobs | None) -> tuple[Columns, int]:
+        """A row of one token; what is returned takes `start` and `end`."""
+        columns, row = self._row(choice)
+        columns.counts.append(1)
+        columns.token_ids.append(token)
+        if logprobs is not None:
+            columns.logprobs.append(msgspec.structs.replace(logprobs, row=row))
+        return columns, row
+
+    def nothing(self, choice: Choice) -> tuple[Columns, int]:
+        """A row without a token, for an end or for prompt logprobs alone."""
+        columns, row = self._row(choice)
+        columns.counts.append(0)
+        return columns, row
+
+    def error(self, peer: str, request_id: int, choice: int, message: str) -> None:
+        """An end by our fault."""
+        columns = self._columns.setdefault(peer, Columns())
+        columns.request_ids.append(request_id)
+        columns.choices.append(choice)
+        columns.counts.append(0)
+        columns.finished.append(Finished(len(columns.choices) - 1, "error", message=message))
+
+    def flush(self) -> Iterator[tuple[str, TokenBatch]]:
+        columns_by_peer, self._columns = self._columns, {}
+        for peer, columns in columns_by_peer.items():
+            yield (
+                peer,
+                TokenBatch(
+                    request_ids=columns.request_ids,
+                    choices=columns.choices,
+                    counts=columns.counts,
+                    token_ids=columns.token_ids.tobytes(),
+                    started=columns.started,
+                    finished=columns.finished,
+                    logprobs=columns.logprobs,
+                    prompt_logprobs=columns.prompt_logprobs,
+                ),
+            )
+
+
+def prompt_logprobs_of(chunks: dict[int, TokenLogprobs], row: int) -> TokenLogprobs:
+    """One entry from the chunks of a prompt, by first position; overlaps (a recomputed part) are left out."""
+    parts: list[TokenLogprobs] = []
+    position = 0
+    while (chunk := chunks.get(position)) is not None and chunk.logprobs:
+        parts.append(chunk)
+        position += len(chunk.logprobs) // 4
+    return TokenLogprobs(
+        row=row,
+        logprobs=b"".join(part.logprobs for part in parts),
+        ranks=b"".join(part.ranks for part in parts),
+        top_ids=b"".join(part.top_ids for part in parts),
+        top_logprobs=b"".join(part.top_logprobs for part in parts),
+    )

@@ -1,0 +1,114 @@
+"""A request and its choices, as the engine sees them: token ids and counters.
+
+A choice is what is scheduled: it has a number of tokens and a number computed, and steps let the
+second catch up with the first. There are no phases.
+Knows no text and no device.
+"""
+
+from __future__ import annotations
+
+import enum
+
+from quire.shared.messages import Submit, TokenLogprobs
+
+
+class Status(enum.Enum):
+    WAITING = "waiting"
+    RUNNING = "running"
+    FINISHED = "finished"
+
+
+class Request:
+    """What one Submit asked for. `choices` grows to n when the prompt of the first is computed."""
+
+    __slots__ = ("arrival_monotonic", "choices", "num_open", "num_prompt_tokens", "peer", "prompt_logprobs", "submit")
+
+    def __init__(self, peer: str, submit: Submit, now: float) -> None:
+        self.peer = peer
+        self.submit = submit
+        self.num_prompt_tokens = len(submit.prompt_ids) // 4
+        self.choices: list[Choice] = []
+        self.num_open = submit.n
+        """Choices that have not finished, forked or not."""
+        self.arrival_monotonic = now
+        self.prompt_logprobs: dict[int, TokenLogprobs] = {}
+        """Of each computed chunk of the prompt, by its first position, until choice 0 has its first token."""
+
+
+class Choice:
+    """One of the n answers of a request, and the unit of scheduling."""
+
+    __slots__ = (
+        "blocks",
+        "first_token_at",
+        "hashes",
+        "ids",
+        "index",
+        "key",
+        "limit",
+        "num_announced_blocks",
+        "num_cached_tokens",
+        "num_computed",
+        "num_hashed",
+        "num_preemptions",
+        "num_skips",
+        "num_tokens",
+        "request",
+        "scheduled_at",
+        "seed",
+        "slot",
+        "started",
+        "status",
+        "token_at",
+    )
+
+    def __init__(
+        self, request: Request, index: int, key: tuple[float, ...], root: bytes, output_ids: bytes = b""
+    ) -> None:
+        submit = request.submit
+        self.request = request
+        self.index = index
+        self.key = key
+        """Order of precedence; smaller goes first."""
+        self.seed = (submit.sampling.seed + index) & (2**64 - 1)
+        self.ids = bytearray(submit.prompt_ids + output_ids)
+        """int32: prompt and known outputs."""
+        self.num_tokens = len(self.ids) // 4
+        """Prompt, known outputs, and tokens that plans in flight will sample."""
+        self.limit = request.num_prompt_tokens + max(1, submit.sampling.max_tokens or 0)
+        """The number of tokens at which there is nothing more to sample."""
+        self.num_computed = 0
+        """Tokens whose KV is in the cache once the plans sent so far have run."""
+        self.blocks: list[int] = []
+        self.num_announced_blocks = 0
+        """How many of `blocks` the workers have been told of."""
+        self.hashes = [root]
+        """Chain of block hashes over `ids`, as far as it was needed (see PrefixCache.extend)."""
+        self.num_hashed = 0
+        """Full blocks already offered to the prefix cache."""
+        self.slot = -1
+        self.status = Status.WAITING
+        self.num_preemptions = 0
+        self.num_skips = 0
+        """How often a younger choice was admitted before this one because this one did not fit."""
+        self.num_cached_tokens = 0
+        self.scheduled_at = 0.0
+        self.first_token_at = 0.0
+        self.token_at = 0.0
+        """Monotonic time of the last token; 0 before the first."""
+        self.started = False
+        """Whether the tokenizer has been told of the first tokens."""
+
+    @property
+    def num_known(self) -> int:
+        """Tokens whose ids are known here: prompt and committed outputs."""
+        return len(self.ids) // 4
+
+    @property
+    def num_outputs(self) -> int:
+        return len(self.ids) // 4 - self.request.num_prompt_tokens
+
+    @property
+    def num_in_flight(self) -> int:
+        """Tokens that plans in flight will sample."""
+        return self.num_tokens - len(self.ids) // 4

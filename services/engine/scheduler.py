@@ -1,0 +1,371 @@
+"""The scheduler: who computes how many tokens in the next step, and in which blocks.
+
+Each step spends one token budget: running choices first, then waiting ones. There are no phases; a
+choice's computed tokens catch up with its tokens, so chunked prefill, prefix hits, preemption, forks
+and resuming are all the same case. It plans ahead: a row that will sample counts one token more at
+once, before anyone knows which.
+Knows no sockets and no messages but Submit; step_builder.py turns a Step into a Plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from quire.shared.messages import History, Submit
+
+from .block_manager import BlockManager
+from .policy import LOOK_AHEAD, MAX_PREEMPTIONS, MAX_SKIPS, PrecedenceList, precedence
+from .prefix_cache import PrefixCache
+from .request import Choice, Request, Status
+from .slots import Slots
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What the device and the flags allow; all counts."""
+
+    num_blocks: int
+    block_size: int
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    max_model_len: int
+    schedule_policy: str = "fcfs"
+    prefix_caching: bool = True
+
+
+class Row(msgspec.Struct, gc=False):
+    """One scheduled choice of a step."""
+
+    choice: Choice
+    num_scheduled: int
+    num_computed: int
+    """Before the step."""
+    samples: bool
+    """Whether it reaches the choice's last token and draws the next."""
+
+
+class Step(msgspec.Struct):
+    """One step's work, rows of one token first."""
+
+    rows: list[Row]
+    copies: list[tuple[int, int]]
+    released: list[int]
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(row.num_scheduled for row in self.rows)
+
+
+class Scheduler:
+    """Holds every request of this engine, its queue, its blocks and its slots."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.cache = PrefixCache(limits.block_size, limits.prefix_caching)
+        self.blocks = BlockManager(limits.num_blocks, self.cache)
+        self.slots = Slots(limits.max_num_seqs)
+        self.waiting = PrecedenceList()
+        self.running = PrecedenceList()
+        self.requests: dict[tuple[str, int], Request] = {}
+        self.num_preemptions = 0
+
+    @property
+    def num_open_choices(self) -> int:
+        """Choices promised an answer: waiting, running, and those not yet forked."""
+        return sum(request.num_open for request in self.requests.values())
+
+    # --- in and out ---------------------------------------------------------------------------------
+
+    def add(self, peer: str, submit: Submit, now: float) -> Request:
+        """Queue a request whose bounds have been checked. With a history its choices go on where they were."""
+        request = Request(peer, submit, now)
+        self.requests[peer, submit.request_id] = request
+        if submit.history:
+            for index, history in enumerate(submit.history):
+                self._resume(request, index, history)
+            if request.num_open == 0:
+                self._forget(request)
+        else:
+            self._enqueue(request, 0)
+        return request
+
+    def _enqueue(self, request: Request, index: int, output_ids: bytes = b"") -> Choice:
+        key = precedence(request, index, self.limits.schedule_policy)
+        choice = Choice(request, index, key, self.cache.root(request.submit.cache_salt), output_ids)
+        request.choices.append(choice)
+        self.waiting.add(choice)
+        return choice
+
+    def _resume(self, request: Request, index: int, history: History) -> None:
+        if history.is_finished:
+            request.num_open -= 1
+        else:
+            self._enqueue(request, index, history.output_ids)
+
+    def finish(self, choice: Choice) -> None:
+        """Take a choice out and free all it holds. Rows of it still in flight are ignored at their commit."""
+        if choice.status is Status.FINISHED:
+            return
+        (self.running if choice.status is Status.RUNNING else self.waiting).remove(choice)
+        self._let_go(choice)
+        choice.status = Status.FINISHED
+        request = choice.request
+        request.num_open -= 1
+        if request.num_open == 0:
+            self._forget(request)
+
+    def abort(self, request: Request, index: int | None) -> list[Choice]:
+        """End one choice, or all; returns those that were open. Unforked choices of an aborted first one go on alone."""
+        if index is None:
+            request.num_open = sum(choice.status is not Status.FINISHED for choice in request.choices)
+        elif len(request.choices) < request.submit.n and not request.submit.history:
+            self._fork(request)
+        ended = [
+            choice
+            for choice in request.choices
+            if choice.status is not Status.FINISHED and (index is None or choice.index == index)
+        ]
+        for choice in ended:
+            self.finish(choice)
+        if not ended and request.num_open == 0:
+            self._forget(request)
+        return ended
+
+    def _forget(self, request: Request) -> None:
+        del self.requests[request.peer, request.submit.request_id]
+        request.choices = []  # each knows the request: without this the two would wait for the cycle collector
+
+    # --- one step -----------------------------------------------------------------------------------
+
+    def schedule(self, now: float) -> Step | None:
+        """The next step, or None when nothing can run now. What it plans counts as done from here on."""
+        step = Step([], [], [])
+        # Taken first: what is preempted or forked in this step waits for the next.
+        candidates = list(self.waiting) if self.slots.num_free else []
+        budget = self._schedule_running(step, self.limits.max_num_batched_tokens)
+        self._admit_waiting(step, candidates, budget, now)
+        if candidates and not step.rows and not self.running and self._strip_waiting():
+            self._admit_waiting(step, list(self.waiting), budget, now)
+        if not step.rows:
+            return None
+        step.released = self.slots.collect_released()
+        if any(row.num_scheduled > 1 for row in step.rows):
+            step.rows.sort(key=_is_longer)
+        return step
+
+    def _schedule_running(self, step: Step, budget: int) -> int:
+        """Give every running choice its next tokens, in order of precedence; returns what is left of the budget."""
+        block_size = self.limits.block_size
+        chunk_limit = self._chunk_limit()
+        running = self.running
+        index = 0
+        while index < len(running) and budget > 0:
+            choice = running[index]
+            index += 1
+            wanted = choice.num_tokens - choice.num_computed
+            if choice.num_tokens >= choice.limit:
+                continue  # all there is to sample is in flight
+            if wanted > 1:
+                reserve = len(running) - index  # each row after this one may want a token of the budget
+                wanted = min(wanted, max(1, budget - reserve), chunk_limit, budget)
+            elif choice.num_computed == len(choice.blocks) * block_size and not self._grow_or_give_way(choice):
+                index -= 1
+                continue
+            budget -= wanted
+            self._advance(step, choice, wanted)
+        return budget
+
+    def _chunk_limit(self) -> int:
+        """The most tokens of one row: all, but half the budget while others wait for theirs."""
+        budget = self.limits.max_num_batched_tokens
+        return max(1, budget // 2) if self.waiting else budget
+
+    def _grow_or_give_way(self, choice: Choice) -> bool:
+        """One block more for a running choice, at the cost of those after it; False when it was preempted itself."""
+        while True:
+            taken = self.blocks.take(1)
+            if taken is not None:
+                choice.blocks += taken
+                return True
+            victim = self.running.victim(choice)
+            self._preempt(victim or choice)
+            if victim is None:
+                return False
+
+    def _preempt(self, choice: Choice) -> None:
+        """Back to the queue; its tokens stay, its blocks go, and what it had computed is computed again."""
+        self.running.remove(choice)
+        self._let_go(choice)
+        choice.status = Status.WAITING
+        choice.num_preemptions += 1
+        self.num_preemptions += 1
+        self.waiting.add(choice)
+
+    def _let_go(self, choice: Choice) -> None:
+        self.blocks.release(choice.blocks)
+        choice.blocks = []
+        choice.num_announced_blocks = choice.num_hashed = choice.num_computed = 0
+        if choice.slot >= 0:
+            self.slots.release(choice.slot)
+            choice.slot = -1
+
+    def _advance(self, step: Step, choice: Choice, num_scheduled: int) -> None:
+        """Plan `num_scheduled` tokens of a choice whose blocks are there."""
+        before = choice.num_computed
+        choice.num_computed = after = before + num_scheduled
+        samples = after == choice.num_tokens
+        step.rows.append(Row(choice, num_scheduled, before, samples))
+        if samples:
+            choice.num_tokens += 1
+        if num_scheduled > 1:
+            self.offer_blocks(choice)
+        request = choice.request
+        if len(request.choices) < request.submit.n and samples and not request.submit.history:
+            self._fork(request)
+
+    # --- admission ----------------------------------------------------------------------------------
+
+    def _admit_waiting(self, step: Step, candidates: list[Choice], budget: int, now: float) -> None:
+        """Admit in order of precedence; what does not fit may be passed by a few, but not for ever."""
+        passed: list[Choice] = []
+        for choice in candidates:
+            if budget <= 0 or self.slots.num_free == 0 or len(passed) > LOOK_AHEAD:
+                break
+            if choice.num_in_flight:
+                continue  # preempted a moment ago; its last token is still on its way
+            num_scheduled = self._admit(step, choice, budget)
+            if num_scheduled == 0:
+                passed.append(choice)
+                if choice.num_skips >= MAX_SKIPS and self.running:
+                    break
+                continue
+            budget -= num_scheduled
+            if not choice.scheduled_at:
+                choice.scheduled_at = now
+            for older in passed:
+                older.num_skips += 1
+
+    def _admit(self, step: Step, choice: Choice, budget: int) -> int:
+        """Give a waiting choice blocks for all its known tokens and a slot; returns its scheduled tokens, 0 if it does not fit."""
+        if not self._hold_blocks(step, choice):
+            return 0
+        choice.slot = self.slots.take()
+        choice.status = Status.RUNNING
+        self.waiting.remove(choice)
+        self.running.add(choice)
+        num_scheduled = min(choice.num_tokens - choice.num_computed, budget, self._chunk_limit())
+        self._advance(step, choice, num_scheduled)
+        return num_scheduled
+
+    def _hold_blocks(self, step: Step, choice: Choice) -> bool:
+        block_size = self.limits.block_size
+        if choice.blocks:  # a fork: it shares its prompt's blocks and recomputes the last token
+            return self._own_tail(step, choice)
+        hits = self._find_hits(choice)
+        last = choice.limit if choice.num_preemptions >= MAX_PREEMPTIONS else choice.num_tokens
+        num_wanted = -(-last // block_size) - len(hits)
+        spare = min(len(self.running), self.limits.num_blocks // 64)  # lest the next steps preempt it again
+        if num_wanted + spare > self.blocks.num_free - self.blocks.num_unheld(hits):
+            return False
+        self.blocks.share(hits)
+        taken = self.blocks.take(num_wanted)
+        if taken is None:
+            raise RuntimeError("the block manager counted free blocks that it does not have")
+        choice.blocks = hits + taken
+        choice.num_hashed = len(hits)
+        choice.num_computed = len(hits) * block_size
+        if not choice.started:
+            choice.num_cached_tokens = choice.num_computed
+            self.cache.num_queried_tokens += choice.num_tokens
+            self.cache.num_hit_tokens += choice.num_computed
+        return True
+
+    def _find_hits(self, choice: Choice) -> list[int]:
+        """Cached blocks of the choice's tokens, all but the last of which may come from the cache."""
+        if not self.limits.prefix_caching or choice.request.submit.sampling.prompt_logprobs is not None:
+            return []  # prompt logprobs need the logits of every position
+        max_blocks = (choice.num_tokens - 1) // self.limits.block_size
+        self.cache.extend(choice.hashes, choice.ids, max_blocks)
+        return self.cache.find(choice.hashes, max_blocks)
+
+    def _own_tail(self, step: Step, choice: Choice) -> bool:
+        """Copy on write: the block that a fork's next token goes to becomes its own."""
+        tail = choice.num_computed // self.limits.block_size
+        shared = choice.blocks[tail]
+        if not self.blocks.must_copy(shared):
+            return True
+        taken = self.blocks.take(1)
+        if taken is None:
+            return False
+        choice.blocks[tail] = taken[0]
+        step.copies.append((shared, taken[0]))
+        self.blocks.release([shared])
+        return True
+
+    def _fork(self, request: Request) -> None:
+        """Create the other choices of a request. They share the first one's prompt blocks if those are computed."""
+        first = request.choices[0]
+        num_prompt = request.num_prompt_tokens
+        is_computed = first.num_computed >= num_prompt
+        num_blocks = -(-num_prompt // self.limits.block_size)
+        for index in range(len(request.choices), request.submit.n):
+            choice = self._enqueue(request, index)
+            if is_computed:
+                choice.blocks = first.blocks[:num_blocks]
+                self.blocks.share(choice.blocks)
+                choice.num_computed = num_prompt - 1
+                choice.num_hashed = choice.num_computed // self.limits.block_size
+                choice.hashes = first.hashes[: choice.num_hashed + 1]
+                choice.num_cached_tokens = first.num_cached_tokens
+
+    def _strip_waiting(self) -> bool:
+        """Nothing runs and nothing fits: forks that wait with shared blocks give them up and start afresh."""
+        holders = [choice for choice in self.waiting if choice.blocks]
+        for choice in holders:
+            self._let_go(choice)
+        return bool(holders)
+
+    # --- the prefix cache ---------------------------------------------------------------------------
+
+    def offer_blocks(self, choice: Choice) -> None:
+        """Offer the choice's full blocks to the prefix cache: their tokens known, their KV planned.
+
+        Planned is enough: workers run plans in order, and within a step write all KV of a layer before
+        any row reads it.
+        """
+        num_full = min(choice.num_computed, len(choice.ids) // 4) // self.limits.block_size
+        if num_full <= choice.num_hashed or not self.limits.prefix_caching:
+            return
+        self.cache.extend(choice.hashes, choice.ids, num_full)
+        for index in range(choice.num_hashed, num_full):
+            self.cache.insert(choice.hashes[index + 1], choice.blocks[index])
+        choice.num_hashed = num_full
+
+    def forget_blocks(self, choice: Choice) -> None:
+        """What a choice computed is not to be trusted: none of its blocks stays in the prefix cache."""
+        for block in choice.blocks:
+            self.cache.forget(block)
+
+    def check(self) -> None:
+        """Derive every invariant of blocks, cache and queues anew. Raises RuntimeError."""
+        choices = [choice for request in self.requests.values() for choice in request.choices]
+        self.blocks.check(choice.blocks for choice in choices)
+        _check_status(self.waiting, Status.WAITING)
+        _check_status(self.running, Status.RUNNING)
+        slots = [choice.slot for choice in self.running]
+        if len(set(slots)) != len(slots) or self.slots.num_free + len(slots) != self.limits.max_num_seqs:
+            raise RuntimeError(f"slots {slots} and {self.slots.num_free} free ones are not {self.limits.max_num_seqs}")
+        for choice in self.running:
+            if choice.num_computed > len(choice.blocks) * self.limits.block_size:
+                raise RuntimeError(f"{choice.num_computed} computed tokens in {len(choice.blocks)} blocks")
+
+
+def _check_status(choices: Iterable[Choice], status: Status) -> None:
+    for choice in choices:
+        if choice.status is not status:
+            raise RuntimeError(f"a {choice.status.value} choice is among the {status.value}")
+
+
+def _is_longer(row: Row) -> bool:
+    return row.num_scheduled > 1

@@ -1,0 +1,287 @@
+"""The engine process: tokenizers above, workers below, and between them the loop of three verbs.
+
+schedule -> send -> commit, with the next plan sent before the last one's tokens are known.
+Blocks in one wait on all links; knows no text and no tensors.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import signal
+import time
+from collections import deque
+from collections.abc import Sequence
+from types import FrameType
+
+from quire.shared import errors
+from quire.shared.config import EngineConfig
+from quire.shared.link import wait
+from quire.shared.messages import (
+    Abort,
+    Accepted,
+    Configure,
+    GenerationDefaults,
+    Hello,
+    ModelCard,
+    Report,
+    StepResult,
+    Submit,
+    ToEngine,
+    WorkerReady,
+)
+from quire.shared.neighbours import POLL_SECONDS, Above
+from quire.shared.service import Service, bootstrap
+
+from .commit import Committer
+from .outbox import Outbox
+from .scheduler import Limits, Scheduler, Step
+from .stats import Stats
+from .step_builder import build_plan
+from .submission import refusal
+from .workers import Workers
+
+logger = logging.getLogger("quire.engine")
+
+REPORT_SECONDS = 1.0
+
+
+class Replica:
+    """What exists while the workers are ready: the scheduler, the plans in flight, what the workers said."""
+
+    def __init__(self, facts: WorkerReady, scheduler: Scheduler, committer: Committer) -> None:
+        self.facts = facts
+        self.scheduler = scheduler
+        self.committer = committer
+        self.in_flight: deque[tuple[int, Step]] = deque()
+
+
+class Engine:
+    """One model replica's loop. `run` returns when `stop` was called."""
+
+    def __init__(self, service: Service[EngineConfig]) -> None:
+        self._service = service
+        self._config = config = service.config
+        self._server = service.listen(ToEngine)
+        self._above = Above(self._server, service, self._abort_peer)
+        self._outbox = Outbox()
+        self._stats = Stats()
+        self._replica: Replica | None = None
+        self._step_number = 0
+        self._last_step_at = time.monotonic()
+        self._is_stopping = False
+        self._state = "starting"
+        self._next_poll = 0.0
+        self._next_report = 0.0
+        self._max_open_choices = config.max_waiting or max(64, 4 * config.max_num_seqs)
+        configure = Configure(
+            max_num_seqs=config.max_num_seqs,
+            max_num_batched_tokens=config.max_num_batched_tokens,
+            max_model_len=config.max_model_len,
+            block_size=config.block_size,
+            kv_cache_memory_bytes=config.kv_cache_memory,
+            memory_utilization=config.memory_utilization,
+        )
+        self._workers = Workers(service, configure, self._on_ready, self._on_result, self._on_lost)
+
+    def stop(self) -> None:
+        """Leave the loop at its next turn. For signal handlers."""
+        self._is_stopping = True
+
+    def run(self) -> None:
+        while not self._is_stopping:
+            self._poll()
+            self._hear()
+            self._workers.receive()
+            self._plan_ahead()
+            self._deliver()
+            wait([self._server, *self._workers.links], self._next_poll - time.monotonic())
+        self._stop()
+
+    # --- the loop's parts -----------------------------------------------------------------------------
+
+    def _plan_ahead(self) -> None:
+        """Keep `overlap_depth` plans with the workers."""
+        replica = self._replica
+        if replica is None:
+            return
+        while len(replica.in_flight) < self._config.overlap_depth:
+            step = replica.scheduler.schedule(time.monotonic())
+            if step is None:
+                break
+            if not replica.in_flight:
+                self._last_step_at = time.monotonic()  # the stall clock starts with the work
+            self._step_number += 1
+            self._workers.send(build_plan(self._step_number, step))
+            replica.in_flight.append((self._step_number, step))
+
+    def _on_result(self, result: StepResult) -> None:
+        replica = self._replica
+        if replica is None or not replica.in_flight or replica.in_flight[0][0] != result.step:
+            logger.warning("the result of step %d was not awaited", result.step)
+            return
+        _, step = replica.in_flight.popleft()
+        now = self._last_step_at = time.monotonic()
+        replica.committer.commit(step, result, now)
+        if self._config.check_invariants:
+            replica.scheduler.check()
+
+    def _deliver(self) -> None:
+        for peer, batch in self._outbox.flush():
+            self._server.send(peer, batch)  # a peer that is gone is found by _poll, and its requests aborted
+
+    def _hear(self) -> None:
+        while (received := self._server.receive()) is not None:
+            peer, message = received
+            match message:
+                case Submit():
+                    self._submit(peer, message)
+                case Abort():
+                    self._abort(peer, message)
+                case Hello():
+                    self._above.hear(peer, message)
+
+    def _poll(self) -> None:
+        """Neighbours and reports, when it is time."""
+        now = time.monotonic()
+        if now < self._next_poll:
+            return
+        self._next_poll = now + POLL_SECONDS
+        self._workers.poll()
+        self._above.poll()
+        if self._state != "ready" or now >= self._next_report:
+            self._next_report = now + REPORT_SECONDS
+            self._publish(now)
+
+    # --- requests -------------------------------------------------------------------------------------
+
+    def _submit(self, peer: str, submit: Submit) -> None:
+        replica = self._replica
+        if replica is None:
+            message = "the model is not ready"
+            refused = errors.refused(submit.request_id, errors.SERVICE_UNAVAILABLE, message, retry_after_seconds=1.0)
+            self._server.send(peer, refused)
+            return
+        refused = refusal(submit, replica.scheduler, replica.facts.vocab_size, self._max_open_choices)
+        if refused is None and (peer, submit.request_id) in replica.scheduler.requests:
+            refused = errors.refused(submit.request_id, errors.INVALID_REQUEST, "this request id is already open")
+        if refused is not None:
+            self._server.send(peer, refused)
+            return
+        self._server.send(peer, Accepted(submit.request_id, len(submit.prompt_ids) // 4))
+        request = replica.scheduler.add(peer, submit, time.monotonic())
+        if submit.history:
+            replica.committer.end_exhausted(request, time.monotonic())
+
+    def _abort(self, peer: str, abort: Abort) -> None:
+        replica = self._replica
+        request = replica and replica.scheduler.requests.get((peer, abort.request_id))
+        if not replica or not request:
+            return  # it has ended on its own meanwhile
+        reason = "stop" if abort.cause == "stop_string" else "abort"
+        now = time.monotonic()
+        for choice in replica.scheduler.abort(request, abort.choice):
+            self._stats.finished(choice, reason, now)
+
+    def _abort_peer(self, peer: str) -> None:
+        """A tokenizer is gone, and with it whoever would read the answers."""
+        replica = self._replica
+        if replica is not None:
+            for request in [request for request in replica.scheduler.requests.values() if request.peer == peer]:
+                for choice in replica.scheduler.abort(request, None):
+                    self._stats.finished(choice, "abort", time.monotonic())
+
+    # --- workers come and go ----------------------------------------------------------------------------
+
+    def _on_ready(self, facts: WorkerReady) -> None:
+        config = self._config
+        limits = Limits(
+            num_blocks=facts.num_blocks,
+            block_size=config.block_size,
+            max_num_seqs=config.max_num_seqs,
+            max_num_batched_tokens=config.max_num_batched_tokens,
+            max_model_len=facts.max_model_len,
+            schedule_policy=config.schedule_policy,
+            prefix_caching=config.prefix_caching,
+        )
+        scheduler = Scheduler(limits)
+        committer = Committer(scheduler, self._outbox, self._stats, frozenset(facts.eos_token_ids))
+        self._replica = Replica(facts, scheduler, committer)
+        self._state = "ready"
+        logger.info(
+            "ready: %d blocks of %d tokens, max_model_len %d, %s %s on %s",
+            facts.num_blocks, config.block_size, facts.max_model_len, facts.backend, facts.dtype, facts.device,
+        )  # fmt: skip
+        gc.collect()
+        gc.freeze()
+        self._publish(time.monotonic())
+
+    def _on_lost(self, cause: str) -> None:
+        """The KV cache is gone with a worker: every request ends, and a new replica starts when the group is back."""
+        logger.error("%s; all requests of this engine end", cause)
+        replica, self._replica = self._replica, None
+        self._state = "starting"
+        if replica is not None:
+            replica.committer.fail_all("a model worker ended; please retry")
+            self._stats.forget(replica.scheduler)
+        self._deliver()
+        self._publish(time.monotonic())
+
+    # --- reports --------------------------------------------------------------------------------------
+
+    def _publish(self, now: float) -> None:
+        replica = self._replica
+        detail, progress = ("", 1.0) if replica else self._workers.awaited
+        is_idle = replica is None or not replica.in_flight
+        report = self._service.report(
+            self._state,
+            detail=detail,
+            progress=progress,
+            steps=self._stats.num_steps,
+            samples=self._stats.snapshot(
+                replica.scheduler if replica else None, 0.0 if is_idle else now - self._last_step_at
+            ),
+            card=self._card(replica) if replica else None,
+            known=list(self._workers.reports.values()),
+        )
+        self._above.publish(report)
+
+    def _card(self, replica: Replica) -> ModelCard:
+        """What tokenizers need of the model; names, template and defaults are theirs to add."""
+        limits = replica.scheduler.limits
+        return ModelCard(
+            names=[],
+            root="",
+            created=0,
+            vocab_size=replica.facts.vocab_size,
+            max_model_len=limits.max_model_len,
+            max_num_seqs=limits.max_num_seqs,
+            num_kv_tokens=limits.num_blocks * limits.block_size,
+            has_chat_template=False,
+            defaults=GenerationDefaults(),
+        )
+
+    def _stop(self) -> None:
+        """End what is open, cleanly, and say so above."""
+        self._state = "draining"
+        if self._replica is not None:
+            self._replica.committer.fail_all("the server is shutting down")
+        self._deliver()
+        report: Report = self._service.report("draining", detail="stopping", steps=self._stats.num_steps)
+        self._above.publish(report)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run an engine until SIGTERM."""
+    service = bootstrap("engine", EngineConfig, argv)
+    try:
+        engine = Engine(service)
+
+        def on_signal(number: int, frame: FrameType | None) -> None:
+            engine.stop()
+
+        signal.signal(signal.SIGTERM, on_signal)
+        signal.signal(signal.SIGINT, on_signal)
+        engine.run()
+    finally:
+        service.close()

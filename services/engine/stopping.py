@@ -1,0 +1,37 @@
+"""Stopping: whether a token ends its choice, and with what finish reason.
+
+Stop strings are text and end in the tokenizer; the length limit is `Choice.limit`.
+"""
+
+from __future__ import annotations
+
+from .request import Choice
+
+
+class Ending:
+    """Why a choice ended: a finish reason, and the stop token id if the client asked for that one."""
+
+    __slots__ = ("reason", "stop_reason")
+
+    def __init__(self, reason: str, stop_reason: int | None = None) -> None:
+        self.reason = reason
+        self.stop_reason = stop_reason
+
+
+_EOS = Ending("stop")
+_LENGTH = Ending("length")
+
+
+def ending(choice: Choice, token: int, eos_token_ids: frozenset[int]) -> Ending | None:
+    """What `token`, already appended to the choice, ends it with; None when it goes on.
+
+    Workers do not sample EOS or stop tokens before min_tokens, so these need no count here.
+    """
+    sampling = choice.request.submit.sampling
+    if token in eos_token_ids and not sampling.ignore_eos:
+        return _EOS
+    if sampling.stop_token_ids and token in sampling.stop_token_ids:
+        return Ending("stop", token)
+    if len(choice.ids) // 4 >= choice.limit:
+        return _LENGTH
+    return None
