@@ -29,7 +29,7 @@ class _Message(msgspec.Struct, array_like=True, gc=False, frozen=True):
 # --- 1. Everyone, to everyone below: who I am. Everyone, to everyone above: how I am. -----------
 
 
-class Hello(_Message, tag="hello"):
+class Hello(_Message, frozen=True, tag="hello"):
     """From a client, at once when it dials and then every second: I am here."""
 
     name: str
@@ -37,7 +37,7 @@ class Hello(_Message, tag="hello"):
     protocol: int = PROTOCOL
 
 
-class GenerationDefaults(_Message):
+class GenerationDefaults(_Message, frozen=True):
     """Sampling defaults of a checkpoint (generation_config.json); None where it has none."""
 
     temperature: float | None = None
@@ -48,7 +48,7 @@ class GenerationDefaults(_Message):
     max_tokens: int | None = None
 
 
-class ModelCard(_Message):
+class ModelCard(_Message, frozen=True):
     """What a frontend must know of the served model."""
 
     names: list[str]
@@ -64,7 +64,7 @@ class ModelCard(_Message):
     defaults: GenerationDefaults
 
 
-class Report(_Message, tag="report"):
+class Report(_Message, frozen=True, tag="report"):
     """How a service is; sent upwards every second and whenever its state changes.
 
     Frontends also send theirs down to the tokenizers, which reflect it, so that every
@@ -94,7 +94,7 @@ class Report(_Message, tag="report"):
 # --- 2. frontend -> tokenizer ---------------------------------------------------------------------
 
 
-class ChatPrompt(_Message, tag="chat"):
+class ChatPrompt(_Message, frozen=True, tag="chat"):
     """Messages to be rendered by the checkpoint's chat template; JSON as the client sent it, checked."""
 
     messages_json: bytes
@@ -106,19 +106,19 @@ class ChatPrompt(_Message, tag="chat"):
     add_special_tokens: bool = False
 
 
-class TextPrompt(_Message, tag="text"):
+class TextPrompt(_Message, frozen=True, tag="text"):
     text: str
     add_special_tokens: bool = True
 
 
-class IdsPrompt(_Message, tag="ids"):
+class IdsPrompt(_Message, frozen=True, tag="ids"):
     token_ids: bytes
 
 
 Prompt: TypeAlias = ChatPrompt | TextPrompt | IdsPrompt
 
 
-class SamplingParams(_Message):
+class SamplingParams(_Message, frozen=True):
     """How tokens are drawn; all resolved (no client's null is left) but max_tokens."""
 
     max_tokens: int | None = None
@@ -145,7 +145,7 @@ class SamplingParams(_Message):
     prompt_logprobs: int | None = None
 
 
-class TextParams(_Message):
+class TextParams(_Message, frozen=True):
     """What happens between token ids and text; never reaches the engine."""
 
     stop: list[str] = []
@@ -157,7 +157,7 @@ class TextParams(_Message):
     return_prompt_text: bool = False
 
 
-class History(_Message):
+class History(_Message, frozen=True):
     """What a choice has already produced, so that a request can be submitted again and go on."""
 
     output_ids: bytes
@@ -166,7 +166,7 @@ class History(_Message):
     is_finished: bool = False
 
 
-class Generate(_Message, tag="generate"):
+class Generate(_Message, frozen=True, tag="generate"):
     request_id: RequestId
     prompt: Prompt
     n: int
@@ -181,7 +181,7 @@ class Generate(_Message, tag="generate"):
     """Empty, or one entry a choice."""
 
 
-class Abort(_Message, tag="abort"):
+class Abort(_Message, frozen=True, tag="abort"):
     """Also tokenizer -> engine. No answer comes; what is under way for it may still arrive."""
 
     request_id: RequestId
@@ -197,7 +197,7 @@ ToTokenizer: TypeAlias = Hello | Report | Generate | Abort
 # --- 3. tokenizer -> engine -------------------------------------------------------------------------
 
 
-class Submit(_Message, tag="submit"):
+class Submit(_Message, frozen=True, tag="submit"):
     request_id: RequestId
     prompt_ids: bytes
     n: int
@@ -214,7 +214,7 @@ ToEngine: TypeAlias = Hello | Submit | Abort
 # --- 4. engine -> worker ----------------------------------------------------------------------------
 
 
-class Configure(_Message, tag="configure"):
+class Configure(_Message, frozen=True, tag="configure"):
     """Once, before the first plan; a second one to a configured worker starts it afresh (all slots free)."""
 
     max_num_seqs: int
@@ -227,7 +227,7 @@ class Configure(_Message, tag="configure"):
     memory_utilization: float
 
 
-class NewRow(_Message):
+class NewRow(_Message, frozen=True):
     """A row named in full: everything a slot needs. Token ids hold the prompt and the outputs known."""
 
     slot: Slot
@@ -239,7 +239,7 @@ class NewRow(_Message):
     seed: int
 
 
-class Plan(_Message, tag="plan"):
+class Plan(_Message, frozen=True, tag="plan"):
     """One step. Applied in this order: released, new rows, added blocks, copies, then the forward.
 
     A row whose computed + scheduled tokens reach its token count samples one token, appends it to
@@ -269,7 +269,7 @@ ToWorker: TypeAlias = Hello | Configure | Plan
 # --- 5. worker -> engine ----------------------------------------------------------------------------
 
 
-class TokenLogprobs(_Message):
+class TokenLogprobs(_Message, frozen=True):
     """Logprobs of the tokens of one row; K = len(top_ids) / 4 / number of tokens."""
 
     row: int
@@ -283,7 +283,7 @@ class TokenLogprobs(_Message):
     """float32 [num_tokens, K]."""
 
 
-class WorkerReady(_Message, tag="worker_ready"):
+class WorkerReady(_Message, frozen=True, tag="worker_ready"):
     """Answer to Configure: what was found out at start."""
 
     num_blocks: int
@@ -296,7 +296,7 @@ class WorkerReady(_Message, tag="worker_ready"):
     memory_plan: list[tuple[str, int]]
 
 
-class StepResult(_Message, tag="step_result"):
+class StepResult(_Message, frozen=True, tag="step_result"):
     step: int
     token_ids: bytes
     """int32, one per sampling row, in the order of the plan's slots."""
@@ -315,7 +315,7 @@ FromWorker: TypeAlias = Report | WorkerReady | StepResult
 # --- 6. engine -> tokenizer -------------------------------------------------------------------------
 
 
-class Accepted(_Message, tag="accepted"):
+class Accepted(_Message, frozen=True, tag="accepted"):
     """Also tokenizer -> frontend: the yes that response headers wait for."""
 
     request_id: RequestId
@@ -324,7 +324,7 @@ class Accepted(_Message, tag="accepted"):
     prompt_text: str = ""
 
 
-class Refused(_Message, tag="refused"):
+class Refused(_Message, frozen=True, tag="refused"):
     """Also tokenizer -> frontend: the request ends here; the one and only answer to it."""
 
     request_id: RequestId
@@ -336,7 +336,7 @@ class Refused(_Message, tag="refused"):
     retry_after_seconds: float | None = None
 
 
-class Finished(_Message):
+class Finished(_Message, frozen=True):
     """The end of one choice; `row` indexes the batch it comes with."""
 
     row: int
@@ -348,7 +348,7 @@ class Finished(_Message):
     """For error: a sentence for the client."""
 
 
-class Started(_Message):
+class Started(_Message, frozen=True):
     """With the first tokens of a choice; `row` indexes the batch it comes with."""
 
     row: int
@@ -356,7 +356,7 @@ class Started(_Message):
     queue_seconds: float
 
 
-class TokenBatch(_Message, tag="token_batch"):
+class TokenBatch(_Message, frozen=True, tag="token_batch"):
     """One step's outputs for one tokenizer: columns, one row a choice."""
 
     request_ids: list[int]
@@ -378,7 +378,7 @@ ToTokenizerFromEngine: TypeAlias = Report | Accepted | Refused | TokenBatch
 # --- 7. tokenizer -> frontend -----------------------------------------------------------------------
 
 
-class LogprobEntry(_Message):
+class LogprobEntry(_Message, frozen=True):
     """One token as logprobs show it. Raw bytes: a token may hold half a character."""
 
     token_id: int
@@ -387,7 +387,7 @@ class LogprobEntry(_Message):
     rank: int = 0
 
 
-class TextLogprobs(_Message):
+class TextLogprobs(_Message, frozen=True):
     """Logprobs of the tokens of one row."""
 
     row: int
@@ -396,7 +396,7 @@ class TextLogprobs(_Message):
     """Parallel to tokens; likeliest first."""
 
 
-class TextBatch(_Message, tag="text_batch"):
+class TextBatch(_Message, frozen=True, tag="text_batch"):
     """One TokenBatch turned to text, for one frontend: columns, one row a choice."""
 
     request_ids: list[int]
@@ -417,12 +417,12 @@ ToFrontend: TypeAlias = Report | Accepted | Refused | TextBatch
 # --- 8. The operator's commands, to the launcher ------------------------------------------------------
 
 
-class Scale(_Message, tag="scale"):
+class Scale(_Message, frozen=True, tag="scale"):
     service: str
     count: int
 
 
-class Done(_Message, tag="done"):
+class Done(_Message, frozen=True, tag="done"):
     """The launcher's answer to a command."""
 
     is_ok: bool

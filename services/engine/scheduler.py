@@ -116,7 +116,7 @@ class Scheduler:
             self._forget(request)
 
     def abort(self, request: Request, index: int | None) -> list[Choice]:
-        """End one choice, or all; returns those that were open. Unforked choices of an aborted first one go on alone."""
+        """End one choice, or all; returns those that were open. Unforked ones of an aborted first go on alone."""
         if index is None:
             request.num_open = sum(choice.status is not Status.FINISHED for choice in request.choices)
         elif len(request.choices) < request.submit.n and not request.submit.history:
@@ -247,7 +247,7 @@ class Scheduler:
                 older.num_skips += 1
 
     def _admit(self, step: Step, choice: Choice, budget: int) -> int:
-        """Give a waiting choice blocks for all its known tokens and a slot; returns its scheduled tokens, 0 if it does not fit."""
+        """Give a waiting choice blocks for its known tokens, and a slot; returns its scheduled tokens, 0 if none fit."""
         if not self._hold_blocks(step, choice):
             return 0
         choice.slot = self.slots.take()

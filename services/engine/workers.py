@@ -18,7 +18,7 @@ logger = logging.getLogger("quire.engine.workers")
 
 
 class Workers:
-    """Calls `on_ready(facts)` when the whole group can take plans, `on_result`, and `on_lost(cause)` when it cannot any more."""
+    """Calls `on_ready(facts)` when all can take plans, `on_result`, and `on_lost(cause)` when they no longer can."""
 
     def __init__(
         self,
