@@ -1,0 +1,1 @@
+"""Benchmarks of Quire and its parts; README.md says how to run and record each."""
