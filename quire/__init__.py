@@ -1,0 +1,28 @@
+"""Quire: serves large language models from a chain of small processes.
+
+The import root. `LLM` and `SamplingParams` are the offline API (see services/launcher/llm.py);
+they are loaded when first used, so that importing quire costs nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .services.launcher.llm import LLM as LLM
+    from .services.launcher.llm import SamplingParams as SamplingParams
+
+__version__ = "0.1.0"
+__all__ = ["LLM", "SamplingParams", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("LLM", "SamplingParams"):
+        from .services.launcher import llm
+
+        return getattr(llm, name)
+    raise AttributeError(f"module 'quire' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

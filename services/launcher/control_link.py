@@ -1,0 +1,90 @@
+"""The launcher's own links: reports from every service, commands from the operator.
+
+It dials each service as a neighbour above would, and binds launcher-N for `quire scale`.
+Knows nothing of processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from quire.shared.config import LauncherConfig
+from quire.shared.link import Client
+from quire.shared.messages import Done, Hello, Report, Scale, ToLauncher
+from quire.shared.neighbours import Above, Below
+from quire.shared.service import Service
+
+from .topology import KINDS
+
+
+class ControlLink:
+    """Polled by the supervisor. Raises NameTakenError when another launcher holds the directory.
+
+    `watch(fd)` and `unwatch(fd)` are told which descriptors wake it up.
+    """
+
+    def __init__(
+        self,
+        config: LauncherConfig,
+        on_report: Callable[[Report], None],
+        on_scale: Callable[[str, Scale], None],
+        watch: Callable[[int], None],
+        unwatch: Callable[[int], None],
+    ) -> None:
+        self._service = Service("launcher", config)
+        self.name = self._service.name
+        self._on_report = on_report
+        self._on_scale = on_scale
+        self._watch, self._unwatch = watch, unwatch
+        self._server = self._service.listen(ToLauncher)
+        self._above = Above(self._server, self._service, on_vanish=lambda name: None)
+        self._clients: dict[str, Client[Any]] = {}
+        self._below = [Below(self._service, kind, Report, self._appeared, self._vanished) for kind in KINDS]
+        watch(self._server.fileno())
+
+    def _appeared(self, name: str, client: Client[Any]) -> None:
+        self._clients[name] = client
+        self._watch(client.fileno())
+
+    def _vanished(self, name: str) -> None:
+        client = self._clients.pop(name)
+        self._read(client)
+        self._unwatch(client.fileno())
+
+    def _read(self, client: Client[Any]) -> None:
+        while (message := client.receive()) is not None:
+            self._on_report(message)
+
+    def receive(self) -> None:
+        """Take all that has come. Never blocks."""
+        for client in list(self._clients.values()):
+            self._read(client)
+        while (received := self._server.receive()) is not None:
+            peer, message = received
+            match message:
+                case Hello():
+                    self._above.hear(peer, message)
+                case Scale():
+                    self._on_scale(peer, message)
+
+    def poll(self) -> None:
+        """Find who has appeared and who is gone; about ten times a second."""
+        for below in self._below:
+            below.poll()
+
+    def tell(self, state: str, detail: str = "") -> None:
+        """The launcher's own state, for who asks at its address."""
+        self._above.publish(self._service.report(state, detail))
+
+    def answer(self, peer: str, done: Done) -> None:
+        self._server.send(peer, done)
+
+    def close(self) -> None:
+        for client in self._clients.values():
+            self._unwatch(client.fileno())
+        for below in self._below:
+            below.close()
+        self._unwatch(self._server.fileno())
+        self._server.close()
+        self._service.close()

@@ -1,0 +1,87 @@
+"""`quire run SERVICE`: one service in the foreground, for containers and several hosts.
+
+A frontend, tokenizer or worker becomes this very process; an engine is supervised together with
+its workers, which share its fate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import Any
+
+from quire.shared.config import EngineConfig, LauncherConfig, WorkerConfig
+from quire.shared.flags import add_to, build, from_environment
+from quire.shared.run_directory import RunDirectory, RunDirectoryError, default_path
+from quire.shared.service import die_with_parent, raise_file_limit, start_logging
+
+from .checklist import Checklist
+from .preflight import LaunchError, check_host, check_model
+from .server_directories import remove_files
+from .supervisor import Supervisor
+from .terminal import Terminal
+from .topology import KINDS, Topology
+
+
+def run_service(argv: list[str]) -> int:
+    if not argv or argv[0] not in KINDS:
+        print(f"usage: quire run {{{','.join(KINDS)}}} [flags]", file=sys.stderr)
+        return 0 if argv[:1] in (["-h"], ["--help"]) else 2
+    if argv[0] == "engine":
+        return _run_engine(argv[1:])
+    os.execv(sys.executable, [sys.executable, "-m", f"quire.services.{argv[0]}", *argv[1:]])
+
+
+def _parse_values(argv: list[str]) -> dict[str, Any]:
+    parser = argparse.ArgumentParser(
+        prog="quire run engine", description="Run an engine with its workers.", allow_abbrev=False
+    )
+    added = add_to(parser, (EngineConfig, WorkerConfig), without=("listen",))
+    given = vars(parser.parse_args(argv))
+    try:
+        return {**from_environment(added.values()), **given}
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def _run_engine(argv: list[str]) -> int:
+    values = _parse_values(argv)
+    config = build(LauncherConfig, {key: value for key, value in values.items() if key != "name"})
+    if config.parent_pid is not None:
+        die_with_parent(config.parent_pid)
+    start_logging("warning" if config.log_level == "info" else config.log_level, "launcher")
+    raise_file_limit()
+    try:
+        check_host()
+        check_model(values.get("model"))
+        directory = RunDirectory(config.run_dir or default_path())
+        index = _index(directory, values.get("name"))
+    except (LaunchError, RunDirectoryError) as error:
+        print(f"quire: {error}", file=sys.stderr)
+        return 1
+    terminal = Terminal()
+    checklist = Checklist(
+        terminal, config.log_level, lambda seconds, reports: [f"engine-{index} is ready in {seconds:.1f} s"]
+    )
+    topology = Topology(values, str(directory.path))
+    supervisor = Supervisor(config, topology.spec, checklist, scalable=())
+    supervisor.stop_on_signals()
+    try:
+        if supervisor.run(topology.replica(index)):
+            return 0
+    finally:
+        remove_files(directory.path, supervisor.names_used)
+    terminal.line(f"quire: stopped: {supervisor.cause}")
+    return 1
+
+
+def _index(directory: RunDirectory, name: str | None) -> int:
+    """The index of the engine's name; the first free one of engine-auto."""
+    kind, _, index = (name or "engine-auto").partition("-")
+    if kind != "engine" or not (index.isdigit() or index == "auto"):
+        raise LaunchError(f"--name {name} is not engine-INDEX or engine-auto")
+    if index != "auto":
+        return int(index)
+    taken = directory.entries("engine")
+    return next(number for number in range(len(taken) + 1) if f"engine-{number}" not in taken)

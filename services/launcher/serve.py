@@ -1,0 +1,119 @@
+"""`quire serve [MODEL]`: one server on this machine, all its services under one supervisor.
+
+Reads the flags of every service, finds out early what cannot work, starts everything at once,
+and ends with the URL. Knows nothing of HTTP beyond the port.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from quire.shared.config import EngineConfig, FrontendConfig, LauncherConfig, TokenizerConfig, WorkerConfig
+from quire.shared.flags import add_to, build, from_environment
+from quire.shared.messages import Report
+from quire.shared.run_directory import RunDirectoryError
+from quire.shared.service import die_with_parent, raise_file_limit, start_logging
+
+from .checklist import Checklist
+from .preflight import LaunchError, check_host, check_model, reserve_port
+from .server_directories import ServerDirectory
+from .supervisor import Supervisor
+from .terminal import Terminal
+from .topology import Topology
+
+CONFIG_TYPES = (LauncherConfig, FrontendConfig, TokenizerConfig, EngineConfig, WorkerConfig)
+_NOT_OF_A_SERVER = ("name", "listen", "tokenizer_address", "engine_address", "worker_address")
+"""Settings of single services: the launcher decides them."""
+
+
+def parse_values(argv: Sequence[str]) -> dict[str, Any]:
+    """The settings given, by field name: flags over QUIRE_ variables. Exits with 2 and a line on a bad one."""
+    parser = argparse.ArgumentParser(
+        prog="quire serve", description="Serve a model over an OpenAI-compatible HTTP API.", allow_abbrev=False
+    )
+    parser.add_argument(
+        "checkpoint",
+        metavar="MODEL",
+        nargs="?",
+        default=argparse.SUPPRESS,
+        help="checkpoint folder, or hub id; the bundled demo model if absent",
+    )
+    added = add_to(parser, CONFIG_TYPES, without=_NOT_OF_A_SERVER)
+    given = vars(parser.parse_args(argv))
+    if "checkpoint" in given:
+        given["model"] = given.pop("checkpoint")
+    try:
+        values = from_environment(added.values())
+    except ValueError as error:
+        parser.error(str(error))
+    return {**values, **given}
+
+
+def serve(argv: list[str]) -> int:
+    values = parse_values(argv)
+    config = build(LauncherConfig, values)
+    if config.parent_pid is not None:
+        die_with_parent(config.parent_pid)
+    start_logging("warning" if config.log_level == "info" else config.log_level, "launcher")
+    raise_file_limit()
+    try:
+        check_host()
+        check_model(values.get("model"))
+        frontend = build(FrontendConfig, values)
+        holder, port = reserve_port(frontend.host, frontend.port)
+        directory = ServerDirectory(config.run_dir)
+    except (LaunchError, RunDirectoryError) as error:
+        print(f"quire: {error}", file=sys.stderr)
+        return 1
+    with holder:
+        return _supervise({**values, "port": port}, config, directory)
+
+
+def _supervise(values: dict[str, Any], config: LauncherConfig, directory: ServerDirectory) -> int:
+    topology = Topology(values, str(directory.path))
+    terminal = Terminal()
+    terminal.line(_headline(values))
+    checklist = Checklist(
+        terminal, config.log_level, lambda seconds, reports: _closing(terminal, values, seconds, reports)
+    )
+    launcher = build(LauncherConfig, {**values, "run_dir": str(directory.path), "name": "launcher-0"})
+    supervisor = Supervisor(launcher, topology.spec, checklist)
+    supervisor.stop_on_signals()
+    specs = [
+        *topology.several("frontend", config.frontends),
+        *topology.replica(),
+        *topology.several("tokenizer", config.tokenizers),
+    ]
+    try:
+        is_stopped_by_operator = supervisor.run(specs)
+    finally:
+        directory.remove(supervisor.names_used)
+    if is_stopped_by_operator:
+        return 0
+    terminal.line(f"quire: stopped: {supervisor.cause}")
+    return 1
+
+
+def _headline(values: dict[str, Any]) -> str:
+    from quire import __version__
+
+    return f"Quire {__version__} serves {values.get('model') or 'the demo model'}"
+
+
+def _closing(terminal: Terminal, values: dict[str, Any], seconds: float, reports: dict[str, Report]) -> list[str]:
+    frontend = build(FrontendConfig, values)
+    host = "127.0.0.1" if frontend.host in ("0.0.0.0", "::", "") else frontend.host
+    url = f"http://[{host}]:{frontend.port}" if ":" in host else f"http://{host}:{frontend.port}"
+    names = next((report.card.names for report in reports.values() if report.card and report.card.names), [])
+    body = json.dumps(
+        {"model": names[0] if names else "", "messages": [{"role": "user", "content": "Hello"}], "stream": True}
+    )
+    key = " -H 'Authorization: Bearer '$QUIRE_API_KEY" if frontend.api_key or frontend.api_key_file else ""
+    return [
+        terminal.bold(f"Quire is ready at {url} in {seconds:.1f} s"),
+        f"  curl {url}/v1/chat/completions -H 'Content-Type: application/json'{key} -d '{body}'",
+    ]
