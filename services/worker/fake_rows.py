@@ -124,7 +124,7 @@ class FakeRows:
             self._copy(source, target)
         slots, scheduled, computed = _ids(plan.slots), _ids(plan.num_scheduled), _ids(plan.num_computed)
         self._check_columns(slots, scheduled, computed)
-        self._write(slots, scheduled, computed)
+        self._write(slots, scheduled, computed, plan.new_rows)
         self._check_reads(plan.new_rows, slots, computed)
         return self._sample(plan.step, slots, scheduled, computed)
 
@@ -210,21 +210,26 @@ class FakeRows:
         num_singles = int((scheduled == 1).sum())
         _expect(scheduled[:num_singles] == 1, "a row of one token stands after one of more", slots)
 
-    def _write(self, slots: Ids, scheduled: Ids, computed: Ids) -> None:
+    def _write(self, slots: Ids, scheduled: Ids, computed: Ids, new_rows: list[NewRow]) -> None:
+        """Every scheduled position, each by one row.
+
+        Other holders of a written block must be new in this very plan: they may read what the step writes.
+        """
+        held_by_new = np.zeros(self.limits.num_blocks, np.int32)
+        for row in new_rows:
+            np.add.at(held_by_new, _ids(row.block_ids), 1)
         size = self.limits.block_size
-        num_singles = int((scheduled == 1).sum())
-        rows, positions = slots[:num_singles], computed[:num_singles]
-        blocks = self._tables[rows, positions // size]
-        _expect(self._num_users[blocks] == 1, "it writes to a block that other rows hold (block)", rows, blocks)
-        self._kv[blocks, positions % size] = self._hashes[rows, positions]
-        for slot, start, count in zip(
-            *(column[num_singles:].tolist() for column in (slots, computed, scheduled)), strict=True
-        ):
-            places = np.arange(start, start + count)
-            blocks = self._tables[slot, places // size]
-            row = np.full(count, slot, np.int32)
-            _expect(self._num_users[blocks] == 1, "it writes to a block that other rows hold (block)", row, blocks)
-            self._kv[blocks, places % size] = self._hashes[slot, start : start + count]
+        total = int(scheduled.sum())
+        rows = np.repeat(slots, scheduled)
+        first = np.repeat(np.cumsum(scheduled) - scheduled, scheduled)
+        places = np.repeat(computed, scheduled) + np.arange(total) - first
+        blocks = self._tables[rows, places // size]
+        is_old = ~np.isin(rows, [row.slot for row in new_rows])
+        others = self._num_users[blocks] - held_by_new[blocks] - is_old
+        _expect(others == 0, "it writes to a block that other rows hold (block)", rows, blocks)
+        if len(np.unique(blocks.astype(np.int64) * size + places % size)) != total:
+            raise PlanError("two rows write to the same place of one block")
+        self._kv[blocks, places % size] = self._hashes[rows, places]
 
     def _check_reads(self, new_rows: list[NewRow], slots: Ids, computed: Ids) -> None:
         """What a row reads is what its tokens say: all of it when it is new, then its newest position.
