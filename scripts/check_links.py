@@ -30,7 +30,11 @@ def broken_links(file: Path) -> list[str]:
 
 
 def main() -> int:
-    found = [f"{file.relative_to(ROOT)}: {target} does not exist" for file in markdown_files() for target in broken_links(file)]
+    found = [
+        f"{file.relative_to(ROOT)}: {target} does not exist"
+        for file in markdown_files()
+        for target in broken_links(file)
+    ]
     print("\n".join(found), end="\n" if found else "")
     return 1 if found else 0
 

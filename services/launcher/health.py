@@ -35,7 +35,9 @@ def health(argv: list[str]) -> int:
     except (RunDirectoryError, ValueError) as error:
         print(f"quire: {error}", file=sys.stderr)
         return 1
-    entries = [entry for name in sorted(set(_held_here(directory.path, given.kind))) if (entry := directory.entry(name))]
+    entries = [
+        entry for name in sorted(set(_held_here(directory.path, given.kind))) if (entry := directory.entry(name))
+    ]
     if not entries:
         print(f"no {given.kind} runs here")
         return 1

@@ -29,8 +29,8 @@ def scale(argv: list[str]) -> int:
     parser.add_argument("--run-dir", help="run directory of the server; absent: the only server of this user")
     parser.add_argument("--timeout", type=float, default=120.0, help="seconds to wait (default: 120)")
     given = parser.parse_args(argv)
-    service, equals, count = given.target.partition("=")
-    if not equals or not count.isdigit():
+    service, _, count = str(given.target).partition("=")
+    if not count.isdigit():
         parser.error(f"{given.target!r} is not SERVICE=COUNT, for example tokenizer=4")
     try:
         launcher = find_launcher(given.run_dir)

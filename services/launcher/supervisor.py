@@ -125,7 +125,7 @@ class Supervisor:
     def _open_link(self) -> None:
         try:
             self._link = ControlLink(
-                self._config, self._on_report, self._on_scale, self._watch_link, self._selector.unregister
+                self._config, self._on_report, self._on_scale, self._watch_link, self._unwatch_link
             )
             self.names_used.add(self._link.name)
         except NameTakenError as error:
@@ -133,6 +133,9 @@ class Supervisor:
 
     def _watch_link(self, fd: int) -> None:
         self._selector.register(fd, selectors.EVENT_READ, lambda: None)
+
+    def _unwatch_link(self, fd: int) -> None:
+        self._selector.unregister(fd)
 
     # --- the loop -----------------------------------------------------------------------------
 
