@@ -96,9 +96,10 @@ def parse_size(text: str) -> int:
     stripped = text.strip().lower().removesuffix("b")
     digits = stripped.rstrip("kmgti")
     unit = stripped[len(digits) :]
-    if unit not in _SIZE_UNITS:
-        raise ValueError(f"{text!r} is not a size such as 512MiB or 4GB")
-    return int(float(digits) * _SIZE_UNITS[unit])
+    try:
+        return int(float(digits) * _SIZE_UNITS[unit])
+    except (KeyError, ValueError, OverflowError):
+        raise ValueError(f"{text!r} is not a size such as 512MiB or 4GB") from None
 
 
 def parse_bool(text: str) -> bool:

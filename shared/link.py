@@ -110,7 +110,7 @@ class _Link(Generic[In]):
         self._nudge: Callable[[], None] | None = None
 
     def fileno(self) -> int:
-        return self._socket.fd
+        return int(self._socket.getsockopt(zmq.FD))  # type: ignore[arg-type]
 
     def _decode(self, frame: bytes) -> In | None:
         try:
