@@ -31,7 +31,7 @@ class RopeScaling(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """What the worker builds a model from."""
+    """What the worker builds a model from; biases are as the file says, and each family knows whether it heeds them."""
 
     architecture: str
     model_type: str
@@ -51,10 +51,8 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Sliding window of each layer: a token sees this many tokens, itself included. None: all."""
     tie_word_embeddings: bool
     rms_norm_eps: float
-    has_qkv_bias: bool
-    has_output_bias: bool
-    has_mlp_bias: bool
-    has_qk_norm: bool
+    attention_bias: bool
+    mlp_bias: bool
     hidden_act: str
     dtype: str | None
     """float32 | bfloat16 | float16; None when the file does not say."""
@@ -71,8 +69,6 @@ class _Family(msgspec.Struct, frozen=True, kw_only=True):
     """None: hidden_size / heads."""
     max_position_embeddings: int
     sliding_window: int | None = None
-    has_qkv_bias: bool = False
-    has_qk_norm: bool = False
 
 
 _FAMILIES = {
@@ -85,7 +81,6 @@ _FAMILIES = {
         num_key_value_heads=32,
         max_position_embeddings=32768,
         sliding_window=4096,
-        has_qkv_bias=True,
     ),
     "Qwen3ForCausalLM": _Family(
         model_type="qwen3",
@@ -93,7 +88,6 @@ _FAMILIES = {
         head_dim=128,
         max_position_embeddings=32768,
         sliding_window=4096,
-        has_qk_norm=True,
     ),
 }
 
@@ -168,7 +162,6 @@ def resolve(raw: RawConfig, source: str) -> ModelConfig:
     hidden_size = _required(raw.hidden_size, "hidden_size", source)
     max_position_embeddings = raw.max_position_embeddings or family.max_position_embeddings
     rope_theta, scaling = _rope(raw, max_position_embeddings, source)
-    is_llama = family.model_type == "llama"
     num_layers = _required(raw.num_hidden_layers, "num_hidden_layers", source)
     config = ModelConfig(
         architecture=architecture,
@@ -187,10 +180,8 @@ def resolve(raw: RawConfig, source: str) -> ModelConfig:
         layer_windows=_windows(raw, family, num_layers, source),
         tie_word_embeddings=raw.tie_word_embeddings,
         rms_norm_eps=raw.rms_norm_eps,
-        has_qkv_bias=family.has_qkv_bias or (raw.attention_bias and (is_llama or family.has_qk_norm)),
-        has_output_bias=raw.attention_bias and (is_llama or family.has_qk_norm),
-        has_mlp_bias=raw.mlp_bias and is_llama,
-        has_qk_norm=family.has_qk_norm,
+        attention_bias=raw.attention_bias,
+        mlp_bias=raw.mlp_bias,
         hidden_act=_one_of(raw.hidden_act, _ACTIVATIONS, "hidden_act", source),
         dtype=_dtype(raw, source),
         eos_token_ids=[] if raw.eos_token_id is None else _as_list(raw.eos_token_id),
