@@ -73,7 +73,7 @@ class Chain:
         self._load = load
 
     async def streams(self, count: int, output_len: int, num_words: int = 32) -> tuple[list[Stream], dict[str, Any]]:
-        """`count` streams at once, and CPU microseconds a token by process. Raises RuntimeError when any is not whole."""
+        """`count` streams at once, and CPU microseconds a token by process. Raises RuntimeError if one is not whole."""
         prompts = [f"{number} {_WORD * num_words}" for number in range(count)]
         gc.collect()
         gc.freeze()
