@@ -74,6 +74,11 @@ _FAMILIES = (
     # --- tokenizer
     _histogram("quire_encode_seconds", "tokenizer", "From Generate to the prompt's token ids.", _FAST_SECONDS),
     _gauge("quire_tokenizer_requests", "tokenizer", "Requests a tokenizer holds."),
+    _counter("quire_tokenizer_prompts_total", "tokenizer", "Prompts rendered, encoded and handed to an engine."),
+    _counter("quire_tokenizer_prompt_tokens_total", "tokenizer", "Tokens of those prompts."),
+    _counter("quire_tokenizer_output_tokens_total", "tokenizer", "Tokens turned to text."),
+    _counter("quire_tokenizer_refused_total", "tokenizer", "Requests refused by a tokenizer, by code."),
+    _counter("quire_tokenizer_stop_strings_total", "tokenizer", "Choices ended by a stop string."),
     # --- frontend
     _histogram("vllm:time_to_first_token_seconds", "frontend", "From arrival to the first token.", _FAST_SECONDS),
     _histogram("vllm:e2e_request_latency_seconds", "frontend", "From arrival to the end.", _REQUEST_SECONDS),

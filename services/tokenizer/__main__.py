@@ -1,0 +1,5 @@
+"""`python -m quire.services.tokenizer`."""
+
+from .service import main
+
+main()

@@ -1,0 +1,98 @@
+"""The encoding threads: requests queue here on their way from the event loop to the engine.
+
+Two lanes, so that a long prompt holds up only long prompts; each takes all that waits at once.
+The event loop is called back with the outcomes. Knows nothing of what preparing means.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from quire.shared.messages import ChatPrompt, IdsPrompt, Prompt, Refused
+
+from .preparation import Job, Prepared
+
+_LONG_PROMPT_BYTES = 32_768
+_MAX_BATCH = 32
+
+
+class EncodingLanes:
+    """`on_prepared(job, outcome)` is called on the loop, in the order of each lane; not for cancelled jobs."""
+
+    def __init__(
+        self,
+        prepare: Callable[[list[Job]], list[Prepared | Refused]],
+        on_prepared: Callable[[Job, Prepared | Refused], None],
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._prepare = prepare
+        self._on_prepared = on_prepared
+        self._loop = loop
+        self._short = _Lane("encode-short", self._run, _MAX_BATCH)
+        self._long = _Lane("encode-long", self._run, 1)
+
+    def put(self, job: Job) -> None:
+        is_long = _size(job.generate.prompt) > _LONG_PROMPT_BYTES
+        (self._long if is_long else self._short).put(job)
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self._short.jobs) + len(self._long.jobs)
+
+    def _run(self, jobs: list[Job]) -> None:
+        live = [job for job in jobs if not job.is_cancelled]
+        outcomes = self._prepare(live)
+        self._loop.call_soon_threadsafe(self._deliver, live, outcomes)
+
+    def _deliver(self, jobs: list[Job], outcomes: list[Prepared | Refused]) -> None:
+        for job, outcome in zip(jobs, outcomes, strict=True):
+            if not job.is_cancelled:
+                self._on_prepared(job, outcome)
+
+    def close(self) -> None:
+        """Threads end after what they are at; what waits is left."""
+        self._short.close()
+        self._long.close()
+
+
+def _size(prompt: Prompt) -> int:
+    """Bytes or characters, whichever is at hand."""
+    if isinstance(prompt, ChatPrompt):
+        return len(prompt.messages_json) + len(prompt.tools_json) + len(prompt.documents_json)
+    return len(prompt.token_ids) // 4 if isinstance(prompt, IdsPrompt) else len(prompt.text)
+
+
+class _Lane:
+    """A queue and the thread that empties it."""
+
+    def __init__(self, name: str, run: Callable[[list[Job]], None], max_batch: int) -> None:
+        self.jobs: deque[Job] = deque()
+        self._run = run
+        self._max_batch = max_batch
+        self._wake = threading.Semaphore(0)
+        self._is_open = True
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._thread.start()
+
+    def put(self, job: Job) -> None:
+        self.jobs.append(job)
+        self._wake.release()
+
+    def _work(self) -> None:
+        while True:
+            self._wake.acquire()
+            if not self._is_open:
+                return
+            batch: list[Job] = []
+            while self.jobs and len(batch) < self._max_batch:
+                batch.append(self.jobs.popleft())
+            if batch:
+                self._run(batch)
+
+    def close(self) -> None:
+        self._is_open = False
+        self._wake.release()
+        self._thread.join(timeout=5.0)

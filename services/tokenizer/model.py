@@ -1,0 +1,86 @@
+"""The model as this service knows it: tokenizer, chat template, names and sampling defaults.
+
+Loaded once at start, off the event loop. Knows no weights; lengths come with the engine's card.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+import jinja2
+import msgspec
+
+from quire.shared.config import TokenizerConfig
+from quire.shared.messages import GenerationDefaults, ModelCard
+from quire.shared.model_files import find_model, read_generation_config, read_model_config
+
+from .chat_template import ChatTemplate
+from .tokenizer import TextTokenizer
+from .tokenizer_files import TokenizerFilesError, read_tokenizer_files
+from .validation import Limits
+
+
+class Model(msgspec.Struct, frozen=True):
+    names: list[str]
+    root: str
+    created: int
+    tokenizer: TextTokenizer
+    template: ChatTemplate | None
+    defaults: GenerationDefaults
+
+    def card(self, engine_card: ModelCard) -> ModelCard:
+        """What frontends are told: the engine's numbers under our names."""
+        return msgspec.structs.replace(
+            engine_card,
+            names=self.names,
+            root=self.root,
+            created=self.created,
+            has_chat_template=self.template is not None,
+            defaults=self.defaults,
+        )
+
+    def limits(self, engine_card: ModelCard) -> Limits:
+        return Limits(
+            max_model_len=engine_card.max_model_len,
+            vocab_size=engine_card.vocab_size,
+            default_max_tokens=self.defaults.max_tokens,
+            max_chars_per_token=self.tokenizer.max_chars_per_token,
+        )
+
+
+def load_model(config: TokenizerConfig) -> Model:
+    """Raises ModelFilesError or TokenizerFilesError, each with a sentence."""
+    folder = find_model(config.model)
+    vocab_size = read_model_config(folder).vocab_size
+    files = read_tokenizer_files(folder, config.chat_template)
+    tokenizer = TextTokenizer(files)
+    tokenizer.texts.grow(vocab_size)
+    template = None
+    if files.chat_templates:
+        try:
+            template = ChatTemplate(files.chat_templates, files.named_tokens, tokenizer.special_text)
+        except jinja2.TemplateSyntaxError as error:
+            where = config.chat_template or str(folder)
+            raise TokenizerFilesError(
+                f"the chat template of {where} is not valid Jinja (line {error.lineno})"
+            ) from None
+    defaults = GenerationDefaults()
+    if config.generation_config == "auto":
+        given = read_generation_config(folder)
+        defaults = GenerationDefaults(
+            given.temperature,
+            given.top_p,
+            given.top_k,
+            given.min_p,
+            given.repetition_penalty,
+            given.max_new_tokens,
+        )
+    root = config.model or "demo_model"
+    names = list(config.served_model_name) or [_name(root)]
+    return Model(names, root, int(time.time()), tokenizer, template, defaults)
+
+
+def _name(model: str) -> str:
+    """A folder by its last part, a hub id as it is."""
+    return os.path.basename(os.path.normpath(model)) if os.path.isdir(model) else model

@@ -1,0 +1,329 @@
+"""The tokenizer process: frontends above, engines below, and the wiring between the parts.
+
+Down: Generate -> encoding lane -> Submit. Up: TokenBatch -> translation -> TextBatch. Every request
+that gets in ends exactly once, whoever of the neighbours vanishes.
+Does nothing heavy itself: it runs on the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import uvloop
+
+from quire.shared.config import TokenizerConfig
+from quire.shared.errors import SERVICE_UNAVAILABLE, refused
+from quire.shared.link import Reader
+from quire.shared.messages import Abort, Accepted, Generate, Hello, Refused, Report, TokenBatch, ToTokenizer
+from quire.shared.model_files import ModelFilesError
+from quire.shared.neighbours import POLL_SECONDS, Above
+from quire.shared.service import Service, bootstrap
+
+from .encoding_lanes import EncodingLanes
+from .engine_client import Engines
+from .model import Model, load_model
+from .outbox import Outbox
+from .preparation import Job, Preparation, Prepared
+from .request import Request
+from .stats import Stats
+from .tokenizer_files import TokenizerFilesError
+from .translation import add_resumed, end_request, translate
+
+logger = logging.getLogger("quire.tokenizer")
+
+REPORT_SECONDS = 1.0
+RETRY_SECONDS = 1.0
+_SWITCH_SECONDS = 0.0005
+"""How long an encoding thread may keep the interpreter from the event loop."""
+
+_LOST = "the engine that ran this request was lost"
+
+
+class TokenizerService:
+    """One tokenizer process. To be made on its running event loop."""
+
+    def __init__(self, service: Service[TokenizerConfig], loop: asyncio.AbstractEventLoop) -> None:
+        self._service = service
+        self._loop = loop
+        self._server = service.listen(ToTokenizer)
+        self._above = Above(self._server, service, self._on_frontend_gone)
+        self._engines = Engines(service, service.config.engine_address, self._from_engine, self._on_engine_lost, loop)
+        self._reader = Reader(self._server, self._from_above, loop)
+        self._model: Model | None = None
+        self._lanes: EncodingLanes | None = None
+        self._requests: dict[int, Request] = {}
+        self._outboxes: dict[str, Outbox] = {}
+        self._frontend_reports: dict[str, Report] = {}
+        self._stats = Stats()
+        self._is_draining = False
+        self._state = ("", "")
+        self._next_report = 0.0
+
+    def load(self, model: Model) -> None:
+        """From here on requests can be prepared."""
+        self._model = model
+        preparation = Preparation(model.tokenizer, model.template)
+        self._lanes = EncodingLanes(preparation.prepare, self._on_prepared, self._loop)
+        self._publish()
+
+    # --- from above -----------------------------------------------------------------------------------
+
+    def _from_above(self, received: tuple[str, Any]) -> None:
+        peer, message = received
+        match message:
+            case Generate():
+                self._generate(peer, message)
+            case Abort():
+                self._abort(message)
+            case Hello():
+                self._above.hear(peer, message)
+            case Report():
+                self._frontend_reports[peer] = message
+
+    def _generate(self, peer: str, generate: Generate) -> None:
+        if generate.request_id in self._requests:
+            logger.error(
+                "request %d from %s is under way already; its second coming is ignored", generate.request_id, peer
+            )
+            return
+        chosen = None if self._is_draining else self._engines.choose()
+        if self._model is None or self._lanes is None or chosen is None:
+            sentence = "the server is shutting down" if self._is_draining else "no engine is ready"
+            self._server.send(peer, refused(generate.request_id, SERVICE_UNAVAILABLE, sentence, None, RETRY_SECONDS))
+            self._stats.refused(SERVICE_UNAVAILABLE.code)
+            return
+        engine, card = chosen
+        outbox = self._outboxes.get(peer)
+        if outbox is None:
+            outbox = self._outboxes[peer] = Outbox(peer)
+        job = Job(generate, self._model.limits(card), time.monotonic())
+        self._requests[generate.request_id] = Request(job, engine, outbox)
+        self._engines.count(engine, 1)
+        self._lanes.put(job)
+
+    def _on_prepared(self, job: Job, outcome: Prepared | Refused) -> None:
+        request = self._requests[job.generate.request_id]
+        if isinstance(outcome, Refused):
+            self._refuse(request, outcome)
+            return
+        submit = outcome.submit
+        self._stats.prepared(len(submit.prompt_ids) // 4, time.monotonic() - job.received)
+        request.submitted(outcome)
+        self._engines.send(request.engine, submit)
+        for abort in request.early_aborts:
+            self._abort(abort)
+
+    def _abort(self, abort: Abort) -> None:
+        request = self._requests.get(abort.request_id)
+        if request is None:
+            return
+        if abort.choice is not None and not request.is_submitted:
+            request.early_aborts.append(abort)
+            return
+        if request.is_submitted:
+            self._engines.send(request.engine, abort)
+        if abort.choice is None:
+            self._drop(request)
+        elif abort.choice < len(request.choices):
+            request.end_choice(abort.choice)
+            if not request.num_open:
+                self._drop(request)
+
+    def _on_frontend_gone(self, peer: str) -> None:
+        self._frontend_reports.pop(peer, None)
+        self._outboxes.pop(peer, None)
+        for request in [request for request in self._requests.values() if request.outbox.frontend == peer]:
+            self._abort(Abort(request.request_id, None, "peer_gone"))
+
+    # --- from below -----------------------------------------------------------------------------------
+
+    def _from_engine(self, engine: str, message: Any) -> None:
+        match message:
+            case TokenBatch():
+                self._translate(engine, message)
+            case Accepted():
+                self._accepted(message)
+            case Refused():
+                request = self._requests.get(message.request_id)
+                if request is not None:
+                    self._refuse(request, message)
+            case Report():
+                if self._model is not None and message.card is not None:
+                    self._model.tokenizer.texts.grow(message.card.vocab_size)
+                self._publish_if_changed()
+
+    def _translate(self, engine: str, batch: TokenBatch) -> None:
+        if self._model is None:
+            return  # and so no request either
+        translation = translate(batch, self._requests, self._model.tokenizer.texts.token_bytes)
+        for outbox in translation.outboxes:
+            self._flush(outbox)
+        for abort in translation.aborts:
+            self._engines.send(engine, abort)
+        for request in translation.ended:
+            self._drop(request)
+        self._stats.translated(len(batch.token_ids) // 4, len(translation.aborts))
+
+    def _accepted(self, accepted: Accepted) -> None:
+        request = self._requests.get(accepted.request_id)
+        if request is None:
+            return
+        request.is_accepted = True
+        prompt_ids = request.prompt_ids if request.returns_prompt_ids else b""
+        if prompt_ids or request.prompt_text:
+            accepted = msgspec.structs.replace(accepted, prompt_ids=prompt_ids, prompt_text=request.prompt_text)
+            request.prompt_text = ""
+        self._server.send(request.outbox.frontend, accepted)
+        if any(request.resumed_texts) or not request.num_open:
+            for abort in add_resumed(request):
+                self._engines.send(request.engine, abort)
+            self._flush(request.outbox)
+            if not request.num_open:
+                self._drop(request)
+
+    def _on_engine_lost(self, engine: str) -> None:
+        """Nothing more will come of what this engine had: end it all now."""
+        for request in [request for request in self._requests.values() if request.engine == engine]:
+            self._end_lost(request)
+        self._publish_if_changed()
+
+    def _end_lost(self, request: Request, message: str = _LOST) -> None:
+        if not request.is_accepted:
+            self._refuse(request, refused(request.request_id, SERVICE_UNAVAILABLE, message, None, RETRY_SECONDS))
+            return
+        end_request(request, "error", message)
+        self._flush(request.outbox)
+        self._drop(request)
+
+    # --- requests end ---------------------------------------------------------------------------------
+
+    def _refuse(self, request: Request, answer: Refused) -> None:
+        self._server.send(request.outbox.frontend, answer)
+        self._stats.refused(answer.code)
+        self._drop(request)
+
+    def _drop(self, request: Request) -> None:
+        if request.job is not None:
+            request.job.is_cancelled = True
+        if self._requests.pop(request.request_id, None) is not None:
+            self._engines.count(request.engine, -1)
+
+    def _flush(self, outbox: Outbox) -> None:
+        batch = outbox.take()
+        if batch is not None:
+            self._server.send(outbox.frontend, batch)
+
+    # --- how we are -----------------------------------------------------------------------------------
+
+    def poll(self) -> None:
+        """Neighbours and reports; to be called every POLL_SECONDS."""
+        self._above.poll()
+        self._engines.poll()
+        if time.monotonic() >= self._next_report:
+            self._publish()
+
+    def _current_state(self) -> tuple[str, str, float]:
+        """(state, what is awaited, progress of it)."""
+        if self._is_draining:
+            return "draining", f"{len(self._requests)} requests are still running", 0.0
+        if self._model is None:
+            return "starting", "loading the tokenizer", 0.0
+        if self._engines.choose() is not None:
+            return "ready", "", 1.0
+        for report in self._engines.reports:
+            return "starting", f"{report.name}: {report.detail or report.state}", report.progress
+        return "starting", "waiting for an engine", 0.0
+
+    def _publish_if_changed(self) -> None:
+        if self._current_state()[:2] != self._state:
+            self._publish()
+
+    def _publish(self) -> None:
+        self._next_report = time.monotonic() + REPORT_SECONDS
+        state, detail, progress = self._current_state()
+        self._state = (state, detail)
+        chosen = self._engines.choose()
+        card = None if self._model is None or chosen is None else self._model.card(chosen[1])
+        known: list[Report] = []
+        for report in self._engines.reports:
+            known += [msgspec.structs.replace(report, known=[], card=None), *report.known]
+        known += self._frontend_reports.values()
+        samples = self._stats.samples(len(self._requests))
+        report = self._service.report(
+            state, detail, progress, self._stats.steps, samples=samples, card=card, known=known
+        )
+        self._above.publish(report)
+
+    # --- the end --------------------------------------------------------------------------------------
+
+    async def drain(self, timeout_seconds: float) -> None:
+        """Admit nothing more, let what runs finish, then end the rest."""
+        self._is_draining = True
+        self._publish()
+        deadline = time.monotonic() + timeout_seconds
+        while self._requests and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+        for request in list(self._requests.values()):
+            if request.is_submitted:
+                self._engines.send(request.engine, Abort(request.request_id, None, "shutdown"))
+            self._end_lost(request, "the server is shutting down")
+
+    def close(self) -> None:
+        self._reader.close()
+        if self._lanes is not None:
+            self._lanes.close()
+        self._engines.close()
+        self._server.close()
+
+
+async def run(service: Service[TokenizerConfig]) -> None:
+    """Serve until SIGTERM or SIGINT; a second one ends the wait for running requests."""
+    loop = asyncio.get_running_loop()
+    tokenizer = TokenizerService(service, loop)
+    stopping = asyncio.Event()
+    now = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, lambda: now.set() if stopping.is_set() else stopping.set())
+    polling = loop.create_task(_poll(tokenizer))
+    try:
+        loading = loop.run_in_executor(None, load_model, service.config)
+        stop_waiter = loop.create_task(stopping.wait())
+        await asyncio.wait((loading, stop_waiter), return_when=asyncio.FIRST_COMPLETED)
+        if loading.done():
+            tokenizer.load(loading.result())
+            gc.collect()
+            gc.freeze()
+        await stop_waiter
+        draining = loop.create_task(tokenizer.drain(service.config.shutdown_timeout))
+        await asyncio.wait((draining, loop.create_task(now.wait())), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        polling.cancel()
+        tokenizer.close()
+
+
+async def _poll(tokenizer: TokenizerService) -> None:
+    while True:
+        try:
+            tokenizer.poll()
+        except Exception:
+            logger.exception("the neighbours could not be polled")
+        await asyncio.sleep(POLL_SECONDS)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    service = bootstrap("tokenizer", TokenizerConfig, argv)
+    sys.setswitchinterval(_SWITCH_SECONDS)
+    try:
+        uvloop.run(run(service))
+    except (ModelFilesError, TokenizerFilesError) as error:
+        sys.exit(f"quire: {error}")
+    finally:
+        service.close()

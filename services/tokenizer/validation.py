@@ -1,0 +1,147 @@
+"""The checks that need the tokenizer or the model's limits: a Generate and its ids in, a Submit out.
+
+After encoding, before the engine; past this door nobody asks again whether a request fits. Each
+refusal names the field, the value and the limit. Knows no sockets and no text but the stop strings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from quire.shared.errors import CONTEXT_LENGTH_EXCEEDED, INVALID_VALUE, ApiError
+from quire.shared.messages import Generate, SamplingParams, Submit
+
+from .token_ids import pack_ids, unpack_ids
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What the model and its deployment allow."""
+
+    max_model_len: int
+    vocab_size: int
+    default_max_tokens: int | None = None
+    """The checkpoint's own, where a client gives none."""
+    max_chars_per_token: int | None = None
+
+
+def check_text_length(text: str, limits: Limits) -> None:
+    """Refuse, before it is encoded, a text that cannot fit however its tokens fall."""
+    longest = limits.max_chars_per_token
+    if longest is not None and len(text) > longest * limits.max_model_len:
+        raise _too_long(limits, f"at least {-(-len(text) // longest)}")
+
+
+def check_sampling(generate: Generate, limits: Limits) -> None:
+    """Everything that can be said without the prompt's ids."""
+    sampling = generate.sampling
+    check_ids("stop_token_ids", sampling.stop_token_ids, limits)
+    check_ids("logit_bias", sampling.logit_bias, limits)
+    check_ids("bad_token_ids", sampling.bad_token_ids, limits)
+    if sampling.allowed_token_ids is not None:
+        if not sampling.allowed_token_ids:
+            raise ApiError(INVALID_VALUE, "allowed_token_ids is empty: no token could be sampled", "allowed_token_ids")
+        check_ids("allowed_token_ids", sampling.allowed_token_ids, limits)
+    if sampling.max_tokens is not None and sampling.min_tokens > sampling.max_tokens:
+        raise ApiError(
+            INVALID_VALUE,
+            f"min_tokens is {sampling.min_tokens}, but must not exceed max_tokens, which is {sampling.max_tokens}",
+            "min_tokens",
+        )
+    keep = generate.text.truncate_prompt_tokens
+    if keep is not None and (keep == 0 or keep < -1 or keep > limits.max_model_len):
+        raise ApiError(
+            INVALID_VALUE,
+            f"truncate_prompt_tokens is {keep}, but must be -1 (as many as fit) or between 1 and"
+            f" {limits.max_model_len}, the model's maximum context length",
+            "truncate_prompt_tokens",
+        )
+    if generate.history and len(generate.history) != generate.n:
+        raise ApiError(INVALID_VALUE, f"the history has {len(generate.history)} choices, but n is {generate.n}", "n")
+
+
+def check_ids(field: str, token_ids: Iterable[int], limits: Limits) -> None:
+    """Refuse an id outside the vocabulary."""
+    wrong = next((token_id for token_id in token_ids if not 0 <= token_id < limits.vocab_size), None)
+    if wrong is not None:
+        raise _not_in_vocabulary(field, wrong, limits)
+
+
+def unpack_prompt(data: bytes, limits: Limits) -> list[int]:
+    """The ids that a client sent as its prompt, checked."""
+    if len(data) % 4:
+        raise ApiError(INVALID_VALUE, "the prompt's token ids are not 32-bit integers", "prompt")
+    token_ids = unpack_ids(data)
+    if token_ids and not (min(token_ids) >= 0 and max(token_ids) < limits.vocab_size):
+        check_ids("prompt", token_ids, limits)
+    return token_ids
+
+
+def make_submit(generate: Generate, prompt_ids: list[int], limits: Limits) -> Submit:
+    """Raises ApiError (400)."""
+    field = "messages" if type(generate.prompt).__name__ == "ChatPrompt" else "prompt"
+    prompt_ids = _truncated(generate, prompt_ids, limits)
+    num_prompt = len(prompt_ids)
+    if not num_prompt:
+        raise ApiError(INVALID_VALUE, f"{field} is empty: it has no token", field)
+    if num_prompt >= limits.max_model_len:
+        raise _too_long(limits, str(num_prompt), field)
+    if max(prompt_ids) >= limits.vocab_size:
+        check_ids(field, prompt_ids, limits)
+    return Submit(
+        request_id=generate.request_id,
+        prompt_ids=pack_ids(prompt_ids),
+        n=generate.n,
+        sampling=_resolved(generate.sampling, num_prompt, limits),
+        priority=generate.priority,
+        arrival=generate.arrival,
+        cache_salt=generate.cache_salt,
+        history=generate.history,
+    )
+
+
+def _truncated(generate: Generate, prompt_ids: list[int], limits: Limits) -> list[int]:
+    """The last truncate_prompt_tokens of the prompt; -1 leaves room for max_tokens, or for one."""
+    keep = generate.text.truncate_prompt_tokens
+    if keep is None:
+        return prompt_ids
+    if keep == -1:
+        keep = max(1, limits.max_model_len - max(1, generate.sampling.max_tokens or 1))
+    return prompt_ids[-keep:]
+
+
+def _resolved(sampling: SamplingParams, num_prompt: int, limits: Limits) -> SamplingParams:
+    """With max_tokens a number that fits."""
+    room = limits.max_model_len - num_prompt
+    wanted = sampling.max_tokens
+    if wanted is None:
+        wanted = room if limits.default_max_tokens is None else max(limits.default_max_tokens, sampling.min_tokens)
+    max_tokens = min(wanted, room)
+    if sampling.min_tokens > max_tokens:
+        raise ApiError(
+            INVALID_VALUE,
+            f"min_tokens is {sampling.min_tokens}, but after a prompt of {num_prompt} tokens the model's maximum"
+            f" context length, {limits.max_model_len}, leaves room for {room}",
+            "min_tokens",
+        )
+    if max_tokens == sampling.max_tokens:
+        return sampling
+    return msgspec.structs.replace(sampling, max_tokens=max_tokens)
+
+
+def _too_long(limits: Limits, num_tokens: str, field: str | None = None) -> ApiError:
+    return ApiError(
+        CONTEXT_LENGTH_EXCEEDED,
+        f"This model's maximum context length is {limits.max_model_len} tokens, but your prompt is too long:"
+        f" it has {num_tokens} tokens. Please reduce the length of the messages.",
+        field,
+    )
+
+
+def _not_in_vocabulary(field: str, token_id: int, limits: Limits) -> ApiError:
+    return ApiError(
+        INVALID_VALUE,
+        f"{field} contains token id {token_id}, but the vocabulary's ids are 0 to {limits.vocab_size - 1}",
+        field,
+    )
