@@ -73,6 +73,21 @@ class TokenizerConfig(ServiceConfig, frozen=True, kw_only=True):
     model: Annotated[
         str | None, Flag("checkpoint folder, or hub id; the bundled demo model if absent", "model", metavar="MODEL")
     ] = None
+    served_model_name: Annotated[
+        tuple[str, ...], Flag("name that clients ask for; absent: MODEL as it was given", "model")
+    ] = ()
+    chat_template: Annotated[
+        str | None, Flag("file with a Jinja chat template to use instead of the checkpoint's", "model", metavar="FILE")
+    ] = None
+    generation_config: Annotated[
+        str, Flag("sampling defaults: auto takes the checkpoint's generation_config.json", "model", choices=("auto", "none"))
+    ] = "auto"
+    engine_address: Annotated[
+        tuple[str, ...], Flag("engine to dial beside those in the run directory, tcp://HOST:PORT", "links")
+    ] = ()
+    shutdown_timeout: Annotated[
+        float, Flag("seconds that running requests may take to finish after SIGTERM", "serving", ge=0.0)
+    ] = 30.0
 
 
 class EngineConfig(ServiceConfig, frozen=True, kw_only=True):
