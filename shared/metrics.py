@@ -186,4 +186,4 @@ def _with_labels(sample: str, labels: Labels) -> str:
 
 
 def _number(value: float) -> str:
-    return str(int(value)) if value.is_integer() and abs(value) < 1 << 53 else repr(value)
+    return str(int(value)) if float(value).is_integer() and abs(value) < 1 << 53 else repr(value)

@@ -1,0 +1,212 @@
+"""The ASGI application: routes, and what holds for every one of them.
+
+Where a request enters Quire. Gives it an id, checks Host and key, finds its handler, and turns every
+error into OpenAI's envelope. Knows no field of a body and no chunk of an answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+
+from starlette.exceptions import HTTPException
+from starlette.routing import Route, Router
+
+from quire.shared.config import FrontendConfig
+from quire.shared.errors import (
+    INTERNAL_ERROR,
+    METHOD_NOT_ALLOWED,
+    NOT_FOUND,
+    SERVICE_UNAVAILABLE,
+    ApiError,
+    echo,
+)
+from quire.shared.messages import ModelCard
+from quire.shared.metrics import Metrics
+from quire.shared.request_ids import RequestIds
+from quire.shared.service import Service
+
+from . import operations
+from .admission import Admission
+from .authentication import Keys, check_host
+from .exchange import Exchange, Headers, Receive, Scope, Send
+from .generation import CHAT, COMPLETION, generate
+from .mailbox import ClientGone
+from .streaming import Watchdog
+from .tokenizer_client import TokenizerClient
+
+logger = logging.getLogger("quire.frontend")
+
+Handler = Callable[["Application", Exchange], Awaitable[None]]
+
+
+async def _chat_completions(app: Application, exchange: Exchange) -> None:
+    await generate(app, exchange, CHAT)
+
+
+async def _completions(app: Application, exchange: Exchange) -> None:
+    await generate(app, exchange, COMPLETION)
+
+
+ROUTES: list[tuple[str, tuple[str, ...], Handler]] = [
+    ("/v1/chat/completions", ("POST",), _chat_completions),
+    ("/v1/completions", ("POST",), _completions),
+    ("/v1/models", ("GET",), operations.models),
+    ("/v1/models/{id:path}", ("GET",), operations.model),
+    ("/health", ("GET",), operations.ready),
+    ("/health/live", ("GET",), operations.live),
+    ("/ready", ("GET",), operations.ready),
+    ("/ping", ("GET", "POST"), operations.ready),
+    ("/version", ("GET",), operations.show_version),
+    ("/metrics", ("GET",), operations.metrics),
+    ("/status", ("GET",), operations.status),
+]
+
+
+class _Endpoint:
+    """A handler as an ASGI application, which is what Starlette's routes call without wrapping."""
+
+    def __init__(self, app: Application, handler: Handler) -> None:
+        self._app = app
+        self._handler = handler
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._handler(self._app, scope["quire.exchange"])
+
+
+class Application:
+    """The frontend's state that handlers share, callable as an ASGI application."""
+
+    def __init__(
+        self, service: Service[FrontendConfig], metrics: Metrics, loop: asyncio.AbstractEventLoop, keys: Keys
+    ) -> None:
+        self.service = service
+        self.config = service.config
+        self.metrics = metrics
+        self.loop = loop
+        self.started = time.monotonic()
+        self.ids = RequestIds()
+        self.client = TokenizerClient(service, metrics, loop)
+        self.admission = Admission(self.config.max_in_flight, self.config.max_in_flight_size, metrics)
+        self.watchdog = Watchdog(self.config.keep_alive_interval, self.config.stall_timeout, loop)
+        self._keys = keys
+        self._router = Router(
+            [Route(path, _Endpoint(self, handler), methods=list(methods)) for path, methods, handler in ROUTES],
+            redirect_slashes=False,
+        )
+
+    @property
+    def is_ready(self) -> bool:
+        return not self.admission.is_draining and self.client.card is not None
+
+    @property
+    def waiting_for(self) -> str:
+        """What keeps this server from being ready, for people."""
+        if self.admission.is_draining:
+            return "it is shutting down"
+        awaited = self.client.known.awaited
+        if awaited is None:
+            return "waiting for a tokenizer"
+        detail = f": {awaited.detail}" if awaited.detail else ""
+        return f"waiting for {awaited.name} ({awaited.state}{detail})"
+
+    def require_card(self) -> ModelCard:
+        card = self.client.card
+        if card is None:
+            message = f"The server is not ready: {self.waiting_for}."
+            raise ApiError(SERVICE_UNAVAILABLE, message, retry_after_seconds=1)
+        return card
+
+    def samples(self) -> dict[str, float]:
+        self.metrics.gauge("quire_requests_in_flight").set(self.admission.num_in_flight)
+        self.metrics.gauge("quire_stream_buffer_bytes").set(self.watchdog.num_pending_characters)
+        return self.metrics.snapshot()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        exchange = Exchange(scope, receive, send, f"req-{self.ids.next():016x}")
+        exchange.common_headers += self._cors_headers(exchange)
+        try:
+            await self._handle(exchange, receive, send)
+        except ApiError as error:
+            await self._fail(exchange, error)
+        except ClientGone:
+            pass
+        except Exception:
+            logger.exception("request %s failed", exchange.request_id.decode())
+            await self._fail(exchange, ApiError(INTERNAL_ERROR, "The server failed to answer this request."))
+        finally:
+            if exchange.status:
+                self.metrics.counter("quire_http_responses_total", status=str(exchange.status)).add()
+
+    async def _handle(self, exchange: Exchange, receive: Receive, send: Send) -> None:
+        scope = exchange.scope
+        check_host(exchange.header(b"host"))
+        if scope["method"] == "OPTIONS":
+            await exchange.respond(204, b"", headers=self._preflight_headers(exchange))
+            return
+        exchange.key_name = self._keys.check(scope["path"], exchange.header(b"authorization"))
+        scope["app"] = self
+        scope["quire.exchange"] = exchange
+        try:
+            await self._router(scope, receive, send)
+        except HTTPException as error:
+            raise _routing_error(error, scope) from None
+
+    async def _fail(self, exchange: Exchange, error: ApiError) -> None:
+        if exchange.has_started:
+            return
+        headers: Headers = []
+        if error.status == 405:
+            headers.append((b"allow", ", ".join(_methods_of(exchange.scope["path"])).encode()))
+        if self.admission.is_draining:
+            headers.append((b"connection", b"close"))
+        await exchange.respond_error(error, headers)
+
+    def _cors_headers(self, exchange: Exchange) -> Headers:
+        allowed = self.config.cors_origin
+        origin = exchange.header(b"origin")
+        if not allowed or origin is None:
+            return []
+        if "*" in allowed:
+            origin = b"*"
+        elif origin.decode("latin-1") not in allowed:
+            return [(b"vary", b"Origin")]
+        return [
+            (b"access-control-allow-origin", origin),
+            (b"access-control-expose-headers", b"x-request-id, retry-after"),
+            (b"vary", b"Origin"),
+        ]
+
+    def _preflight_headers(self, exchange: Exchange) -> Headers:
+        methods = _methods_of(exchange.scope["path"]) or ["GET", "POST"]
+        allow = ", ".join([*methods, "OPTIONS"]).encode()
+        headers: Headers = [(b"allow", allow)]
+        if any(name == b"access-control-allow-origin" for name, _ in exchange.common_headers):
+            asked = exchange.header(b"access-control-request-headers")
+            headers += [
+                (b"access-control-allow-methods", allow),
+                (b"access-control-allow-headers", asked or b"authorization, content-type, x-request-id"),
+                (b"access-control-max-age", b"600"),
+            ]
+        return headers
+
+
+def _methods_of(path: str) -> list[str]:
+    """The methods a path takes; empty for an unknown one."""
+    for known, methods, _ in ROUTES:
+        prefix, brace, _ = known.partition("{")
+        if path == known or (brace and path.startswith(prefix) and len(path) > len(prefix)):
+            return [*methods, "HEAD"] if "GET" in methods else list(methods)
+    return []
+
+
+def _routing_error(error: HTTPException, scope: Scope) -> ApiError:
+    path = echo(scope["path"])
+    if error.status_code == 405:
+        message = f"{scope['method']} is not allowed on {path}; allowed: {', '.join(_methods_of(scope['path']))}."
+        return ApiError(METHOD_NOT_ALLOWED, message)
+    return ApiError(NOT_FOUND, f"There is nothing at {path}.")

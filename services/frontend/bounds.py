@@ -1,0 +1,144 @@
+"""Bounds of the fields clients send: written beside each field's type, checked in one pass.
+
+A field is `temperature: Annotated[float | None, Number(0, 2)] = None`; `check` walks the fields of
+a decoded request and raises ApiError for the first that is out of bounds, with the field, the
+allowed range and the value in its message. Knows no particular field.
+"""
+
+from __future__ import annotations
+
+import functools
+import typing
+from collections.abc import Callable
+
+import msgspec
+
+from quire.shared.errors import INVALID_VALUE, ApiError, echo
+
+MAX_ID = (1 << 31) - 1
+"""Token ids travel as int32; the vocabulary's own limit is the tokenizer's to check."""
+
+
+class Number(msgspec.Struct, frozen=True):
+    """`ge` <= value <= `le`; with `is_open`, ge itself is out."""
+
+    ge: float
+    le: float
+    is_open: bool = False
+
+    def check(self, name: str, value: float) -> None:
+        if not (self.ge <= value <= self.le) or (self.is_open and value == self.ge):
+            low = "(" if self.is_open else "["
+            raise out_of_bounds(name, f"must be in {low}{_plain(self.ge)}, {_plain(self.le)}], got {echo(value)}")
+
+
+class Text(msgspec.Struct, frozen=True):
+    """`min_bytes` <= UTF-8 length <= `max_bytes`, and none of the characters `without`."""
+
+    min_bytes: int
+    max_bytes: int
+    without: str = ""
+
+    def check(self, name: str, value: str) -> None:
+        size = len(value) if value.isascii() else len(value.encode())
+        if not self.min_bytes <= size <= self.max_bytes:
+            raise out_of_bounds(name, f"must have {self.min_bytes} to {self.max_bytes} bytes, got {size}")
+        if self.without and any(character in value for character in self.without):
+            shown = " ".join(repr(character)[1:-1] for character in self.without)
+            raise out_of_bounds(name, f"must not contain any of {shown}, got {echo(value)}")
+
+
+class Choice(msgspec.Struct, frozen=True):
+    """One of these strings."""
+
+    values: tuple[str, ...]
+
+    def check(self, name: str, value: str) -> None:
+        if value not in self.values:
+            raise out_of_bounds(name, f"must be one of {', '.join(self.values)}, got {echo(value)}")
+
+
+class Items(msgspec.Struct, frozen=True):
+    """A list or object of `min_items` to `max_items`, each item within `of`, each key within `keys`."""
+
+    min_items: int
+    max_items: int
+    of: Number | Text | None = None
+    keys: Text | None = None
+
+    def check(self, name: str, value: list[typing.Any] | dict[str, typing.Any]) -> None:
+        if not self.min_items <= len(value) <= self.max_items:
+            raise out_of_bounds(name, f"must have {self.min_items} to {self.max_items} items, got {len(value)}")
+        if isinstance(value, dict):
+            for key, item in value.items():
+                if self.keys is not None:
+                    self.keys.check(f"{name}.{echo(key)}", key)
+                if self.of is not None:
+                    self.of.check(f"{name}.{echo(key)}", item)
+        elif isinstance(self.of, Number):
+            if value and not (self.of.ge <= min(value) and max(value) <= self.of.le):
+                for index, item in enumerate(value):
+                    self.of.check(f"{name}[{index}]", item)
+        elif self.of is not None:
+            for index, item in enumerate(value):
+                self.of.check(f"{name}[{index}]", item)
+
+
+class Json(msgspec.Struct, frozen=True):
+    """JSON kept as the client sent it, at most `max_bytes` of it; looked into elsewhere."""
+
+    max_bytes: int
+
+    def check(self, name: str, value: msgspec.Raw) -> None:
+        size = memoryview(value).nbytes
+        if size > self.max_bytes:
+            raise out_of_bounds(name, f"must have at most {self.max_bytes} bytes of JSON, got {size}")
+
+
+Bound = Number | Text | Choice | Items | Json
+_KINDS: dict[type, tuple[type, ...]] = {
+    int: (Number,),
+    float: (Number,),
+    str: (Text, Choice),
+    list: (Items,),
+    dict: (Items,),
+    msgspec.Raw: (Json,),
+}
+
+
+def out_of_bounds(name: str, sentence: str) -> ApiError:
+    return ApiError(INVALID_VALUE, f"{name} {sentence}.", param=name)
+
+
+@functools.cache
+def bounds_of(cls: type[msgspec.Struct]) -> dict[str, tuple[Bound, ...]]:
+    """The bounds beside the type of each field that has any."""
+    found = {}
+    for name, hint in typing.get_type_hints(cls, include_extras=True).items():
+        extras = getattr(hint, "__metadata__", ())
+        bounds = tuple(extra for extra in extras if isinstance(extra, Bound))
+        if bounds:
+            found[name] = bounds
+    return found
+
+
+@functools.cache
+def _checks(cls: type[msgspec.Struct]) -> tuple[tuple[str, dict[type, tuple[Callable[..., None], ...]]], ...]:
+    """(field, type of its value -> what checks it)."""
+    return tuple(
+        (name, {kind: tuple(b.check for b in bounds if isinstance(b, fitting)) for kind, fitting in _KINDS.items()})
+        for name, bounds in bounds_of(cls).items()
+    )
+
+
+def check(struct: msgspec.Struct) -> None:
+    """Raise ApiError for the first field out of its bounds. None is always within."""
+    for name, by_type in _checks(type(struct)):
+        value = getattr(struct, name)
+        if value is not None:
+            for check_value in by_type.get(type(value), ()):
+                check_value(name, value)
+
+
+def _plain(number: float) -> str:
+    return str(int(number)) if number == int(number) else repr(number)

@@ -1,0 +1,222 @@
+"""A chat completion's request: its fields, its messages, and the prompt they make.
+
+Decodes the body of POST /v1/chat/completions. Messages and tools are checked here and travel on as
+the JSON the client sent, for the checkpoint's template. Knows nothing of templates or tokens.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+import msgspec
+
+from quire.shared.errors import INVALID_VALUE, MISSING_PARAMETER, UNSUPPORTED_VALUE, ApiError, echo
+from quire.shared.messages import ChatPrompt
+
+from .bounds import MAX_ID, Choice, Items, Json, Number, Text, out_of_bounds
+from .protocol import (
+    ABSENT,
+    MAX_LOGPROBS,
+    GenerationRequest,
+    check_shared,
+    decode,
+    decode_part,
+    json_of,
+    unsupported,
+)
+
+MAX_MESSAGES = 2048
+MAX_TOOLS = 128
+_ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+_TOOL_NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
+_LARGE_JSON = Json(64 << 20)
+"""The body's own limit is lower and decides."""
+_RESERVED_KWARGS = (
+    "messages", "tools", "documents", "chat_template", "add_generation_prompt", "continue_final_message"
+)  # fmt: skip
+
+
+class _Function(msgspec.Struct):
+    name: str | None = None
+    arguments: str | dict[str, Any] | None = None
+
+
+class _ToolCall(msgspec.Struct):
+    id: str | None = None
+    type: str | None = None
+    function: _Function | None = None
+
+
+class _Part(msgspec.Struct):
+    type: str
+    text: str | None = None
+    refusal: str | None = None
+
+
+class _Message(msgspec.Struct):
+    """What is checked of a message; the rest goes to the template unseen."""
+
+    role: str
+    content: str | list[_Part] | None = None
+    tool_calls: list[_ToolCall] | None = None
+    name: str | None = None
+    tool_call_id: str | None = None
+
+
+class _ToolFunction(msgspec.Struct):
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class _Tool(msgspec.Struct):
+    type: str
+    function: _ToolFunction | None = None
+
+
+class ChatRequest(GenerationRequest, kw_only=True):
+    """The body of POST /v1/chat/completions."""
+
+    messages: Annotated[msgspec.Raw, _LARGE_JSON] = ABSENT
+    max_completion_tokens: Annotated[int | None, Number(1, MAX_ID)] = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int | None, Number(0, MAX_LOGPROBS)] = None
+    tools: Annotated[msgspec.Raw, Json(4 << 20)] = ABSENT
+    tool_choice: Annotated[msgspec.Raw, Json(64 << 10)] = ABSENT
+    parallel_tool_calls: bool | None = None
+    reasoning_effort: Annotated[str | None, Choice(("none", "minimal", "low", "medium", "high", "xhigh", "max"))] = None
+    include_reasoning: bool | None = None
+    chat_template_kwargs: Annotated[dict[str, Any] | None, Items(0, 64, keys=Text(1, 64))] = None
+    chat_template: Annotated[msgspec.Raw, Json(64 << 10)] = ABSENT
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    documents: Annotated[msgspec.Raw, _LARGE_JSON] = ABSENT
+    functions: Annotated[msgspec.Raw, Json(4 << 20)] = ABSENT
+    function_call: Annotated[msgspec.Raw, Json(64 << 10)] = ABSENT
+    modalities: Annotated[list[str] | None, Items(0, 8, Text(0, 64))] = None
+    audio: Annotated[msgspec.Raw, Json(64 << 10)] = ABSENT
+
+
+_decoder = msgspec.json.Decoder(ChatRequest)
+
+
+def parse_chat(body: bytes) -> tuple[ChatRequest, ChatPrompt]:
+    """The checked request and the prompt it makes. Raises ApiError."""
+    request = decode(body, _decoder)
+    check_shared(request)
+    _check_fields(request)
+    messages = json_of(request.messages)
+    if not messages:
+        raise ApiError(MISSING_PARAMETER, "messages is required.", "messages")
+    _check_messages(decode_part(messages, list[_Message], "messages"))
+    prompt = ChatPrompt(
+        messages_json=messages,
+        tools_json=_tools_of(request),
+        template_kwargs_json=_kwargs_of(request),
+        documents_json=_documents_of(request),
+        add_generation_prompt=request.add_generation_prompt is not False and not request.continue_final_message,
+        continue_final_message=bool(request.continue_final_message),
+        add_special_tokens=bool(request.add_special_tokens),
+    )
+    return request, prompt
+
+
+def _check_fields(request: ChatRequest) -> None:
+    if request.max_tokens == 0:
+        raise out_of_bounds("max_tokens", f"must be in [1, {MAX_ID}], got 0")
+    if request.top_logprobs and not request.logprobs:
+        raise ApiError(INVALID_VALUE, "top_logprobs needs logprobs: true.", "top_logprobs")
+    if request.add_generation_prompt and request.continue_final_message:
+        message = "continue_final_message and add_generation_prompt cannot both be true."
+        raise ApiError(INVALID_VALUE, message, "continue_final_message")
+    if request.echo:
+        raise unsupported("echo")
+    for name in ("chat_template", "functions", "audio"):
+        if json_of(getattr(request, name)):
+            raise unsupported(name)
+    if json_of(request.function_call) not in (b"", b'"none"', b'"auto"'):
+        raise unsupported("function_call")
+    if request.modalities is not None and any(modality != "text" for modality in request.modalities):
+        raise unsupported("modalities", "other than text")
+
+
+def _check_messages(messages: list[_Message]) -> None:
+    if not 1 <= len(messages) <= MAX_MESSAGES:
+        raise out_of_bounds("messages", f"must have 1 to {MAX_MESSAGES} items, got {len(messages)}")
+    for index, message in enumerate(messages):
+        path = f"messages[{index}]"
+        if message.role not in _ROLES:
+            raise out_of_bounds(f"{path}.role", f"must be one of {', '.join(_ROLES)}, got {echo(message.role)}")
+        if isinstance(message.content, list):
+            _check_parts(message.content, path)
+        elif message.content is None and message.role != "assistant":
+            where = f"{path}.content"
+            raise ApiError(MISSING_PARAMETER, f"{where} is required for the role {message.role}.", where)
+        if message.tool_calls:
+            _check_tool_calls(message.tool_calls, path)
+
+
+def _check_parts(parts: list[_Part], path: str) -> None:
+    for index, part in enumerate(parts):
+        where = f"{path}.content[{index}]"
+        if part.type not in ("text", "refusal"):
+            message = f"{where} has the type {echo(part.type)}; the served model takes text only."
+            raise ApiError(UNSUPPORTED_VALUE, message, f"{where}.type")
+        if (part.text if part.type == "text" else part.refusal) is None:
+            raise ApiError(MISSING_PARAMETER, f"{where}.{part.type} is required.", f"{where}.{part.type}")
+
+
+def _check_tool_calls(calls: list[_ToolCall], path: str) -> None:
+    if len(calls) > MAX_TOOLS:
+        raise out_of_bounds(f"{path}.tool_calls", f"must have at most {MAX_TOOLS} items, got {len(calls)}")
+    for index, call in enumerate(calls):
+        if call.function is None or not call.function.name:
+            where = f"{path}.tool_calls[{index}].function.name"
+            raise ApiError(MISSING_PARAMETER, f"{where} is required.", where)
+
+
+def _tools_of(request: ChatRequest) -> bytes:
+    """The tools for the template: none when the client chose none."""
+    tools, choice = json_of(request.tools), json_of(request.tool_choice)
+    if choice not in (b"", b'"none"', b'"auto"'):
+        if not tools:
+            raise ApiError(INVALID_VALUE, "tool_choice is only allowed together with tools.", "tool_choice")
+        raise unsupported("tool_choice", "other than none and auto")
+    if not tools:
+        return b""
+    decoded = decode_part(tools, list[_Tool], "tools")
+    if not 1 <= len(decoded) <= MAX_TOOLS:
+        raise out_of_bounds("tools", f"must have 1 to {MAX_TOOLS} items, got {len(decoded)}")
+    for index, tool in enumerate(decoded):
+        if tool.type != "function":
+            raise unsupported(f"tools[{index}].type", echo(tool.type))
+        if tool.function is None:
+            raise ApiError(MISSING_PARAMETER, f"tools[{index}].function is required.", f"tools[{index}].function")
+        if not _TOOL_NAME.fullmatch(tool.function.name):
+            raise out_of_bounds(
+                f"tools[{index}].function.name",
+                f"must have 1 to 64 characters of a-z, A-Z, 0-9, _, . and -, got {echo(tool.function.name)}",
+            )
+    return b"" if choice == b'"none"' else tools
+
+
+def _kwargs_of(request: ChatRequest) -> bytes:
+    kwargs = dict(request.chat_template_kwargs or {})
+    for name in _RESERVED_KWARGS:
+        if name in kwargs:
+            where = f"chat_template_kwargs.{name}"
+            raise ApiError(INVALID_VALUE, f"{where} cannot be set: it is not the template's to vary.", where)
+    if request.reasoning_effort == "none":
+        kwargs.setdefault("enable_thinking", False)
+    elif request.reasoning_effort is not None:
+        kwargs.setdefault("reasoning_effort", request.reasoning_effort)
+    return msgspec.json.encode(kwargs) if kwargs else b""
+
+
+def _documents_of(request: ChatRequest) -> bytes:
+    documents = json_of(request.documents)
+    if documents and len(decode_part(documents, list[dict[str, Any]], "documents")) > MAX_MESSAGES:
+        raise out_of_bounds("documents", f"must have at most {MAX_MESSAGES} items")
+    return documents

@@ -1,0 +1,109 @@
+"""One HTTP request and its response, as the handlers see them.
+
+A thin layer over raw ASGI: reads the body within its limit, sends answers and errors with the
+headers every response carries, and notices when the client is gone. Knows no route.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from typing import Any
+
+from quire.shared.errors import BODY_TOO_LARGE, UNSUPPORTED_MEDIA_TYPE, ApiError
+
+from .mailbox import ClientGone
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+
+JSON = b"application/json"
+_SANE_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
+
+
+class Exchange:
+    """`request_id` is the client's X-Request-Id if it sent a sane one, else `own_id`."""
+
+    __slots__ = ("_receive", "_send", "common_headers", "has_started", "key_name", "request_id", "scope", "status")
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, own_id: str) -> None:
+        self.scope = scope
+        self._receive = receive
+        self._send = send
+        given = self.header(b"x-request-id")
+        self.request_id = given if given is not None and _SANE_ID.fullmatch(given) else own_id.encode()
+        self.common_headers: Headers = [(b"x-request-id", self.request_id)]
+        self.has_started = False
+        self.status = 0
+        self.key_name = ""
+        """Tells callers with different API keys apart; empty when there is only one key."""
+
+    def header(self, name: bytes) -> bytes | None:
+        for key, value in self.scope["headers"]:
+            if key == name:
+                return value
+        return None
+
+    async def read_json(self, max_size_bytes: int) -> bytes:
+        """The whole body. Raises ApiError (413, 415) or ClientGone."""
+        kind = self.header(b"content-type")
+        if kind is not None and kind.partition(b";")[0].strip().lower() != JSON:
+            message = "The body must be sent as Content-Type: application/json."
+            raise ApiError(UNSUPPORTED_MEDIA_TYPE, message)
+        length = self.header(b"content-length")
+        if length is not None and length.isdigit() and int(length) > max_size_bytes:
+            raise _too_large(max_size_bytes)
+        body = b""
+        parts: list[bytes] = []
+        size = 0
+        while True:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            body = message.get("body", b"")
+            size += len(body)
+            if size > max_size_bytes:
+                raise _too_large(max_size_bytes)
+            if not message.get("more_body", False):
+                break
+            parts.append(body)
+        return b"".join([*parts, body]) if parts else body
+
+    async def wait_until_gone(self) -> None:
+        """Returns when the client has closed the connection (or the response is complete)."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+    async def start(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        self.has_started = True
+        self.status = status
+        await self._send({"type": "http.response.start", "status": status, "headers": [*headers, *self.common_headers]})
+
+    async def send(self, body: bytes, more: bool = True) -> None:
+        """A piece of the body; waits while the client takes nothing and much is unsent."""
+        await self._send({"type": "http.response.body", "body": body, "more_body": more})
+
+    async def respond(
+        self, status: int, body: bytes, content_type: bytes = JSON, headers: Sequence[tuple[bytes, bytes]] = ()
+    ) -> None:
+        """A whole response."""
+        length = (b"content-length", b"%d" % len(body))
+        kind = [(b"content-type", content_type)] if body else []
+        await self.start(status, [*kind, length, *headers])
+        await self.send(body, more=False)
+
+    async def respond_error(self, error: ApiError, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
+        extra = list(headers)
+        if error.retry_after_seconds is not None:
+            extra.append((b"retry-after", b"%d" % max(1, min(60, round(error.retry_after_seconds)))))
+        if error.status == 401:
+            extra.append((b"www-authenticate", b"Bearer"))
+        if error.status == 413:
+            extra.append((b"connection", b"close"))  # the rest of the body is not read
+        await self.respond(error.status, error.envelope(), headers=extra)
+
+
+def _too_large(max_size_bytes: int) -> ApiError:
+    return ApiError(BODY_TOO_LARGE, f"The request body is larger than {max_size_bytes} bytes (--max-body-size).")

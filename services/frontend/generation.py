@@ -1,0 +1,240 @@
+"""The way of one generation request through the frontend, from its body to the end of its answer.
+
+Read, check, take a place, submit, wait for the yes, answer (streamed or whole), clean up: the same
+for both endpoints, which differ in how a body is parsed and how an answer is written.
+Knows no field of either.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import hashlib
+import logging
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from quire.shared.errors import MODEL_NOT_FOUND, ApiError, echo
+from quire.shared.messages import Accepted, Generate, ModelCard, Prompt
+from quire.shared.request_ids import chat_id, completion_id
+
+from .answers import Answer, Asked, Tally, scored
+from .chat import ChatAnswer
+from .chat_protocol import ChatRequest, parse_chat
+from .completion_protocol import CompletionRequest, parse_completion
+from .completions import CompletionAnswer
+from .exchange import Exchange
+from .mailbox import ClientGone, Delta, Mailbox
+from .sampling import logprobs_of, max_tokens_of, sampling_params, text_params
+from .streaming import EventStream
+
+if TYPE_CHECKING:
+    from .app import Application
+
+logger = logging.getLogger("quire.frontend")
+
+Request = ChatRequest | CompletionRequest
+
+
+def _parse_chat(body: bytes) -> tuple[Request, list[Prompt]]:
+    request, prompt = parse_chat(body)
+    return request, [prompt]
+
+
+class Endpoint(msgspec.Struct, frozen=True):
+    """In what the endpoints differ."""
+
+    parse: Callable[[bytes], tuple[Request, list[Prompt]]]
+    write_id: Callable[..., str]
+    answer: Callable[[Asked, list[Accepted], Tally], Answer]
+
+
+CHAT = Endpoint(_parse_chat, chat_id, ChatAnswer)
+COMPLETION = Endpoint(parse_completion, completion_id, CompletionAnswer)
+
+
+async def generate(app: Application, exchange: Exchange, endpoint: Endpoint) -> None:
+    """Answer one request. Raises ApiError while nothing was sent, and ClientGone."""
+    arrival = time.time()
+    card = app.admission.look(app.client.card, app.waiting_for)
+    body = await exchange.read_json(app.config.max_body_size)
+    request, prompts = endpoint.parse(body)
+    generates = _generates(app, exchange, request, prompts, card, arrival)
+    asked = _asked(endpoint.write_id(generates[0].request_id), request, card, len(prompts), arrival)
+    with app.admission.enter(card, asked.num_choices, len(body)):
+        await _Generation(app, exchange, endpoint, asked, generates, arrival).run(bool(request.stream))
+
+
+def _generates(
+    app: Application, exchange: Exchange, request: Request, prompts: list[Prompt], card: ModelCard, arrival: float
+) -> list[Generate]:
+    """What goes down: one message a prompt. Raises ApiError."""
+    if request.model and request.model not in card.names:
+        message = f"The model {echo(request.model)!r} does not exist; this server has: {', '.join(card.names)}."
+        raise ApiError(MODEL_NOT_FOUND, message, "model")
+    sampling = sampling_params(request, card)
+    text = text_params(request)
+    app.metrics.histogram("vllm:request_params_n").observe(request.num_choices)
+    if (max_tokens := max_tokens_of(request, card)) is not None:
+        app.metrics.histogram("vllm:request_params_max_tokens").observe(max_tokens)
+    salt = request.cache_salt or ""
+    if exchange.key_name:
+        salt = f"{exchange.key_name}:{salt}"  # callers with different keys share no cached prefix
+    return [
+        Generate(
+            app.ids.next(), prompt, request.num_choices, sampling, text, request.priority or 0, arrival, cache_salt=salt
+        )
+        for prompt in prompts
+    ]
+
+
+def _asked(answer_id: str, request: Request, card: ModelCard, num_prompts: int, arrival: float) -> Asked:
+    return Asked(
+        id=answer_id,
+        model=request.model or card.names[0],
+        created=int(arrival),
+        fingerprint=fingerprint_of(card),
+        num_prompts=num_prompts,
+        n=request.num_choices,
+        has_usage=request.includes_usage,
+        has_continuous_usage=request.has_continuous_usage,
+        logprobs=logprobs_of(request),
+        has_prompt_logprobs=request.prompt_logprobs is not None,
+        is_echoed=bool(request.echo),
+        is_scoring=max_tokens_of(request, card) == 0,
+        writes_token_ids=bool(request.return_tokens_as_token_ids),
+        returns_token_ids=bool(request.return_token_ids),
+    )
+
+
+def fingerprint_of(card: ModelCard) -> str:
+    """Stays the same as long as the same model is served."""
+    return _fingerprint(card.root, card.vocab_size, card.created)
+
+
+@functools.cache
+def _fingerprint(root: str, vocab_size: int, created: int) -> str:
+    digest = hashlib.sha256(f"{root}\0{vocab_size}\0{created}".encode()).hexdigest()
+    return f"fp_{digest[:12]}"
+
+
+class _Generation:
+    """One request behind the door."""
+
+    def __init__(
+        self,
+        app: Application,
+        exchange: Exchange,
+        endpoint: Endpoint,
+        asked: Asked,
+        generates: list[Generate],
+        arrival: float,
+    ) -> None:
+        self._app = app
+        self._exchange = exchange
+        self._endpoint = endpoint
+        self._asked = asked
+        self._generates = generates
+        self._arrival = arrival
+        self._mailbox = Mailbox(asked.num_prompts, asked.num_choices, app.loop)
+        self._records = []
+        self._outcome = "ok"
+
+    async def run(self, is_streamed: bool) -> None:
+        self._records = self._app.client.submit(self._generates, self._mailbox)
+        watcher = self._app.loop.create_task(self._watch())
+        tally: Tally | None = None
+        try:
+            accepted = await self._mailbox.settled()
+            tally = Tally(self._asked, accepted)
+            answer = self._endpoint.answer(self._asked, accepted, tally)
+            if is_streamed:
+                await self._stream(answer, tally)
+            else:
+                await self._exchange.respond(200, await self._whole(answer, tally))
+        except ClientGone:
+            self._outcome = "client gone"
+            raise
+        except ApiError as error:
+            self._outcome = error.code
+            if not self._exchange.has_started:
+                raise
+        finally:
+            watcher.cancel()
+            self._app.client.abort(self._records, "client_gone")
+            self._log(tally)
+
+    async def _watch(self) -> None:
+        await self._exchange.wait_until_gone()
+        self._end("client_gone")
+
+    def _end(self, cause: str) -> None:
+        """Nobody waits any more: abort below at once, and have the owner of the connection stop."""
+        self._app.client.abort(self._records, cause)
+        self._mailbox.fail(ClientGone())
+
+    async def _stream(self, answer: Answer, tally: Tally) -> None:
+        stream = EventStream(self._exchange, self._mailbox, answer, self._asked, tally, self._on_first)
+        task = asyncio.current_task()
+        is_stalled = False
+
+        def on_stall() -> None:
+            nonlocal is_stalled
+            is_stalled = True
+            self._end("slow_reader")
+            transport = self._exchange.scope.get("quire.transport")
+            if transport is not None:
+                transport.abort()  # closing would wait for the reader to take what is unsent
+            if task is not None:
+                task.cancel()
+
+        self._app.watchdog.add(stream, on_stall)
+        try:
+            await stream.run()
+        except asyncio.CancelledError:
+            if not is_stalled:
+                raise
+            self._outcome = "slow reader"
+            raise ClientGone from None
+        finally:
+            self._app.watchdog.remove(stream)
+
+    async def _whole(self, answer: Answer, tally: Tally) -> bytes:
+        """The plain answer: each choice's deltas merged into one."""
+        choices: list[Delta | None] = [None] * self._asked.num_choices
+        while tally.num_open:
+            for delta in await self._mailbox.take():
+                if self._asked.is_scoring:
+                    delta = scored(delta)
+                if not any(choices):
+                    self._on_first()
+                tally.add(delta, self._asked.n)
+                choice = choices[delta.index]
+                if choice is None:
+                    choices[delta.index] = delta
+                else:
+                    choice.merge(delta)
+        return answer.whole([choice for choice in choices if choice is not None])
+
+    def _on_first(self) -> None:
+        self._app.metrics.histogram("vllm:time_to_first_token_seconds").observe(time.time() - self._arrival)
+
+    def _log(self, tally: Tally | None) -> None:
+        seconds = time.time() - self._arrival
+        if tally is None:
+            logger.info("%s %s after %.3f s, before it began", self._asked.id, self._outcome, seconds)
+            return
+        if self._outcome == "ok":
+            self._app.metrics.histogram("vllm:e2e_request_latency_seconds").observe(seconds)
+        logger.info(
+            "%s %s after %.3f s: %d prompt tokens, %d output tokens, %s",
+            self._asked.id,
+            self._outcome,
+            seconds,
+            tally.prompt_tokens,
+            tally.output_tokens,
+            ",".join(sorted(set(tally.reasons))) or "no end",
+        )

@@ -1,0 +1,101 @@
+"""An HTTP connection with limits: uvicorn's httptools protocol, made to refuse what is too much.
+
+Header bytes and count, and the time headers and body may take, are bounded here, before the
+application is asked; malformed HTTP is answered with the same envelope as everything else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from quire.shared.errors import HEADERS_TOO_LARGE, INVALID_REQUEST, REQUEST_TIMEOUT, ErrorKind, envelope
+
+MAX_HEADER_BYTES = 32 << 10
+MAX_HEADERS = 64
+HEADER_SECONDS = 10.0
+BODY_SECONDS = 30.0
+_REASONS = {400: b"Bad Request", 408: b"Request Timeout", 431: b"Request Header Fields Too Large"}
+_HEAD = b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
+_UNSENT_BYTES = 256 << 10
+"""Beyond which a stream's sends wait."""
+
+
+class HttpConnection(HttpToolsProtocol):
+    """One client's connection."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._header_bytes = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._refusal: tuple[ErrorKind, str] | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        transport.set_write_buffer_limits(high=_UNSENT_BYTES, low=_UNSENT_BYTES // 4)
+        self._arm(HEADER_SECONDS)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._disarm()
+        super().connection_lost(exc)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.scope["quire.transport"] = self.transport  # type: ignore[typeddict-unknown-key]
+        self._header_bytes = 0
+        self._arm(HEADER_SECONDS)
+
+    def on_url(self, url: bytes) -> None:
+        self._count(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._count(len(name) + len(value))
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._arm(BODY_SECONDS)
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._disarm()
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Called for whatever the parser does not take."""
+        kind, message = self._refusal or (INVALID_REQUEST, "The request is not valid HTTP.")
+        self._refuse(kind, message)
+
+    def _count(self, size: int) -> None:
+        self._header_bytes += size
+        if self._header_bytes > MAX_HEADER_BYTES or len(self.headers) >= MAX_HEADERS:
+            message = f"The request has more than {MAX_HEADERS} headers or {MAX_HEADER_BYTES} bytes of them."
+            self._refusal = (HEADERS_TOO_LARGE, message)
+            raise ValueError(message)  # stops the parser, which then asks for send_400_response
+
+    def _arm(self, seconds: float) -> None:
+        self._disarm()
+        self._timer = self.loop.call_later(seconds, self._on_timeout)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _on_timeout(self) -> None:
+        self._timer = None
+        self._refuse(REQUEST_TIMEOUT, "The request did not arrive in time.")
+
+    def _refuse(self, kind: ErrorKind, message: str) -> None:
+        """Answer by hand and close; nothing is written into a response that has begun."""
+        self._disarm()
+        if self.transport is None or self.transport.is_closing():
+            return
+        is_answering = self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete
+        is_silent = self.cycle is None and kind is REQUEST_TIMEOUT and self._header_bytes == 0
+        if not is_answering and not is_silent:
+            body = envelope(message, kind.type, None, kind.code)
+            self.transport.write(_HEAD % (kind.status, _REASONS[kind.status], len(body)) + body)
+        self.transport.close()

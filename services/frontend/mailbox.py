@@ -1,0 +1,156 @@
+"""The mailbox of one HTTP request: where its deltas wait until its connection takes them.
+
+Filled by tokenizer_client.py in a plain loop, emptied by the coroutine that owns the connection,
+which sleeps on one future. Never full and never in the way: while the reader is slow, deltas merge.
+Knows nothing of HTTP or JSON.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+
+from quire.shared.errors import ApiError
+from quire.shared.messages import Accepted, LogprobEntry
+
+_UNMERGED = 8
+"""Deltas of a choice (on average) that wait one by one: each becomes its own chunk."""
+
+
+class Delta(msgspec.Struct, gc=False):
+    """What is new of one choice."""
+
+    index: int
+    """Over all prompts of the HTTP request: prompt x n + choice."""
+    text: str = ""
+    count: int = 0
+    """Tokens; may be more or fewer than the text shows, while a character is incomplete."""
+    token_ids: bytes = b""
+    """int32; only if the client wants them."""
+    tokens: list[LogprobEntry] | None = None
+    top: list[list[LogprobEntry]] | None = None
+    """Parallel to tokens."""
+    prompt_tokens: list[LogprobEntry] | None = None
+    """The prompt but its first token, once, with choice 0 of the prompt."""
+    prompt_top: list[list[LogprobEntry]] | None = None
+    num_cached_tokens: int | None = None
+    """With the first delta of a choice."""
+    finish_reason: str | None = None
+    stop_reason: int | str | None = None
+
+    def merge(self, later: Delta) -> None:
+        """Take in the delta that follows."""
+        self.text += later.text
+        self.count += later.count
+        self.token_ids += later.token_ids
+        if later.tokens is not None:
+            self.tokens = (self.tokens or []) + later.tokens
+            self.top = (self.top or []) + (later.top or [])
+        if later.prompt_tokens is not None:
+            self.prompt_tokens, self.prompt_top = later.prompt_tokens, later.prompt_top
+        if later.num_cached_tokens is not None:
+            self.num_cached_tokens = later.num_cached_tokens
+        self.finish_reason = later.finish_reason
+        self.stop_reason = later.stop_reason
+
+
+class Mailbox:
+    """Of one HTTP request with `num_prompts` prompts and `num_choices` answers in all."""
+
+    __slots__ = ("_failure", "_limit", "_loop", "_pending", "_tails", "_waiter", "accepted", "num_awaited")
+
+    def __init__(self, num_prompts: int, num_choices: int, loop: asyncio.AbstractEventLoop) -> None:
+        self.accepted: list[Accepted | None] = [None] * num_prompts
+        self.num_awaited = num_prompts
+        """Prompts that were neither accepted nor refused yet."""
+        self._limit = _UNMERGED * num_choices
+        self._loop = loop
+        self._pending: list[Delta] = []
+        self._tails: dict[int, Delta] = {}
+        """Index -> its last pending delta; only while deltas merge."""
+        self._waiter: asyncio.Future[None] | None = None
+        self._failure: Exception | None = None
+
+    def accept(self, position: int, message: Accepted) -> None:
+        """The prompt at that position was accepted."""
+        if self.accepted[position] is None:
+            self.accepted[position] = message
+            self.num_awaited -= 1
+            if self.num_awaited == 0:
+                self.wake()
+
+    def deliver(self, delta: Delta) -> None:
+        pending = self._pending
+        if len(pending) < self._limit:
+            pending.append(delta)
+        else:
+            self._merge(delta)
+        waiter = self._waiter
+        if waiter is not None:
+            self._waiter = None
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def fail(self, error: Exception) -> None:
+        """End it for all choices; what was delivered before is still taken first. The first failure counts."""
+        if self._failure is None:
+            self._failure = error
+            self.wake()
+
+    def wake(self) -> None:
+        """Have `take` return, if only with nothing."""
+        waiter = self._waiter
+        if waiter is not None:
+            self._waiter = None
+            if not waiter.done():
+                waiter.set_result(None)
+
+    @property
+    def num_pending_characters(self) -> int:
+        return sum(len(delta.text) for delta in self._pending)
+
+    async def settled(self) -> list[Accepted]:
+        """Wait for every prompt's yes. Raises what it failed with: ApiError, or ClientGone."""
+        while self.num_awaited and self._failure is None:
+            await self._sleep()
+        if self._failure is not None:
+            raise self._failure
+        return [accepted for accepted in self.accepted if accepted is not None]
+
+    async def take(self) -> list[Delta]:
+        """All deltas that wait, in order; at least one, or none when woken. Raises what it failed with."""
+        if not self._pending and self._failure is None:
+            await self._sleep()
+        pending = self._pending
+        if pending:
+            self._pending = []
+            if self._tails:
+                self._tails = {}
+            return pending
+        if self._failure is not None:
+            raise self._failure
+        return pending
+
+    async def _sleep(self) -> None:
+        waiter = self._waiter = self._loop.create_future()
+        await waiter
+
+    def _merge(self, delta: Delta) -> None:
+        tails = self._tails
+        if not tails:
+            tails.update((waiting.index, waiting) for waiting in self._pending)
+        tail = tails.get(delta.index)
+        if tail is None:
+            self._pending.append(delta)
+            tails[delta.index] = delta
+        else:
+            tail.merge(delta)
+
+
+class ClientGone(Exception):
+    """The client has closed its connection, or reads nothing: nobody waits for an answer."""
+
+
+class AnswerFailed(ApiError):
+    """The answer cannot be completed."""

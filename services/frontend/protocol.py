@@ -1,0 +1,244 @@
+"""What every generation request may carry, and how its JSON is decoded.
+
+First stop of a request's body: bytes in, a checked struct out, or an ApiError whose `param` is the
+path of the field. Fields of one endpoint only are in chat_protocol.py and completion_protocol.py.
+Knows nothing of the served model.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, TypeVar
+
+import msgspec
+
+from quire.shared.errors import (
+    INVALID_JSON,
+    INVALID_TYPE,
+    INVALID_VALUE,
+    MISSING_PARAMETER,
+    UNSUPPORTED_PARAMETER,
+    ApiError,
+    echo,
+)
+
+from .bounds import MAX_ID, Choice, Items, Json, Number, Text, check, out_of_bounds
+
+MAX_CHOICES = 128
+"""Prompts x n of one request."""
+MAX_LOGPROBS = 20
+MAX_DEPTH = 64
+_MAX_CONTAINERS = 100_000
+"""Objects and arrays of one body; bounds what measuring the depth can cost."""
+_INT64 = Number(-(1 << 63), (1 << 63) - 1)
+_TOKEN_ID = Number(0, MAX_ID)
+_SMALL_JSON = Json(64 << 10)
+
+ABSENT = msgspec.Raw()
+"""Default of a field kept as raw JSON."""
+
+
+class StreamOptions(msgspec.Struct):
+    include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
+
+
+class GenerationRequest(msgspec.Struct, kw_only=True):
+    """Fields that chat and text completions share. null means the default, unknown fields are ignored."""
+
+    model: Annotated[str | None, Text(0, 256)] = None
+    n: Annotated[int | None, Number(1, MAX_CHOICES)] = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+
+    temperature: Annotated[float | None, Number(0, 2)] = None
+    top_p: Annotated[float | None, Number(0, 1, is_open=True)] = None
+    top_k: Annotated[int | None, Number(-1, MAX_ID)] = None
+    min_p: Annotated[float | None, Number(0, 1)] = None
+    presence_penalty: Annotated[float | None, Number(-2, 2)] = None
+    frequency_penalty: Annotated[float | None, Number(-2, 2)] = None
+    repetition_penalty: Annotated[float | None, Number(0, 10, is_open=True)] = None
+    seed: Annotated[int | None, _INT64] = None
+    max_tokens: Annotated[int | None, Number(0, MAX_ID)] = None
+    min_tokens: Annotated[int | None, Number(0, MAX_ID)] = None
+    stop: Annotated[str | list[str] | None, Text(1, 256), Items(0, 16, Text(1, 256))] = None
+    stop_token_ids: Annotated[list[int] | None, Items(0, 1024, _TOKEN_ID)] = None
+    ignore_eos: bool | None = None
+    logit_bias: Annotated[dict[str, float] | None, Items(0, 1024, Number(-100, 100), keys=Text(1, 10))] = None
+    allowed_token_ids: Annotated[list[int] | None, Items(1, 65536, _TOKEN_ID)] = None
+    prompt_logprobs: Annotated[int | None, Number(0, MAX_LOGPROBS)] = None
+
+    include_stop_str_in_output: bool | None = None
+    skip_special_tokens: bool | None = None
+    spaces_between_special_tokens: bool | None = None
+    add_special_tokens: bool | None = None
+    truncate_prompt_tokens: Annotated[int | None, Number(-1, MAX_ID)] = None
+    truncation_side: Annotated[str | None, Choice(("left", "right"))] = None
+    return_token_ids: bool | None = None
+    return_tokens_as_token_ids: bool | None = None
+    echo: bool | None = None
+
+    priority: Annotated[int | None, Number(-(1 << 31), (1 << 31) - 1)] = None
+    cache_salt: Annotated[str | None, Text(1, 64, without="@/\\\0")] = None
+    user: Annotated[str | None, Text(0, 512)] = None
+    metadata: Annotated[dict[str, str] | None, Items(0, 16, Text(0, 512), keys=Text(0, 64))] = None
+    store: bool | None = None
+    service_tier: Annotated[str | None, Text(0, 64)] = None
+
+    # Known, and refused unless they ask for nothing: answering as if they were not there would be wrong.
+    best_of: Annotated[int | None, Number(0, MAX_CHOICES)] = None
+    use_beam_search: bool | None = None
+    response_format: Annotated[msgspec.Raw, _SMALL_JSON] = ABSENT
+    structured_outputs: Annotated[msgspec.Raw, _SMALL_JSON] = ABSENT
+    guided_json: Annotated[msgspec.Raw, _SMALL_JSON] = ABSENT
+    guided_regex: Annotated[msgspec.Raw, _SMALL_JSON] = ABSENT
+    guided_choice: Annotated[msgspec.Raw, _SMALL_JSON] = ABSENT
+    guided_grammar: Annotated[msgspec.Raw, _SMALL_JSON] = ABSENT
+    guided_decoding_backend: Annotated[msgspec.Raw, _SMALL_JSON] = ABSENT
+    logits_processors: Annotated[msgspec.Raw, _SMALL_JSON] = ABSENT
+    logit_processors: Annotated[msgspec.Raw, _SMALL_JSON] = ABSENT
+    logprob_token_ids: Annotated[msgspec.Raw, _SMALL_JSON] = ABSENT
+    repetition_detection: Annotated[msgspec.Raw, _SMALL_JSON] = ABSENT
+    thinking_token_budget: Annotated[msgspec.Raw, _SMALL_JSON] = ABSENT
+    bad_words: Annotated[msgspec.Raw, _SMALL_JSON] = ABSENT
+
+    @property
+    def num_choices(self) -> int:
+        """Answers to each prompt."""
+        return 1 if self.n is None else self.n
+
+    @property
+    def includes_usage(self) -> bool:
+        options = self.stream_options
+        return bool(options and (options.include_usage or options.continuous_usage_stats))
+
+    @property
+    def has_continuous_usage(self) -> bool:
+        return bool(self.stream_options and self.stream_options.continuous_usage_stats)
+
+    @property
+    def stop_strings(self) -> list[str]:
+        return [self.stop] if isinstance(self.stop, str) else self.stop or []
+
+
+_EMPTY_JSON = (b"", b"null", b"[]", b"{}", b'""', b"false")
+_UNSUPPORTED = (
+    "structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar", "guided_decoding_backend",
+    "logits_processors", "logit_processors", "logprob_token_ids", "repetition_detection", "thinking_token_budget",
+    "bad_words",
+)  # fmt: skip
+
+
+class _ResponseFormat(msgspec.Struct):
+    type: str
+
+
+def json_of(raw: msgspec.Raw) -> bytes:
+    """The JSON of a raw field; empty when it is absent or null."""
+    value = bytes(raw).strip()
+    return b"" if value == b"null" else value
+
+
+def check_shared(request: GenerationRequest) -> None:
+    """Everything that can be said of the shared fields without knowing the endpoint or the model."""
+    check(request)
+    for name in _UNSUPPORTED:
+        if bytes(getattr(request, name)).strip() not in _EMPTY_JSON:
+            raise unsupported(name)
+    if request.use_beam_search:
+        raise unsupported("use_beam_search")
+    if request.best_of is not None and request.best_of != request.num_choices:
+        raise unsupported("best_of", "with a value other than n")
+    if request.truncation_side == "right":
+        raise unsupported("truncation_side", "'right'")
+    if response_format := json_of(request.response_format):
+        kind = decode_part(response_format, _ResponseFormat, "response_format").type
+        if kind != "text":
+            raise unsupported("response_format", f"of type {echo(kind)}")
+    if request.truncate_prompt_tokens == 0:
+        raise out_of_bounds("truncate_prompt_tokens", "must be -1 or at least 1, got 0")
+    if request.stream_options is not None and not request.stream:
+        raise ApiError(INVALID_VALUE, "stream_options is only allowed with stream: true.", param="stream_options")
+    if request.prompt_logprobs is not None and request.stream:
+        raise ApiError(INVALID_VALUE, "prompt_logprobs is not available with stream: true.", param="prompt_logprobs")
+    if request.logit_bias is not None:
+        for key in request.logit_bias:
+            if not (key.isascii() and key.isdigit() and int(key) <= MAX_ID):
+                message = f"logit_bias has the key {echo(key)!r}, which is not a token id."
+                raise ApiError(INVALID_VALUE, message, "logit_bias")
+
+
+def unsupported(name: str, what: str = "") -> ApiError:
+    """The answer to a field that would change the answer, and that this server cannot honour."""
+    detail = f" {what}" if what else ""
+    return ApiError(UNSUPPORTED_PARAMETER, f"{name}{detail} is not supported by this server.", name.partition("[")[0])
+
+
+RequestT = TypeVar("RequestT")
+_PATH = re.compile(r"^(?P<what>.*?)(?: - at `(?P<key>key in )?\$?(?P<path>.*)`)?$", re.DOTALL)
+_MISSING = re.compile(r"missing required field `(?P<field>[^`]+)`")
+_STRINGS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+
+
+def decode(body: bytes, decoder: msgspec.json.Decoder[RequestT]) -> RequestT:
+    """A body as its struct, strictly typed. Raises ApiError; never for a value out of bounds."""
+    if not body.strip():
+        raise ApiError(INVALID_JSON, "The request body is empty; a JSON object is expected.")
+    check_depth(body)
+    try:
+        if not body.isascii():
+            body.decode()
+        if b"\\ud" in body or b"\\uD" in body:
+            msgspec.json.decode(body)  # finds half a surrogate pair also in parts that are kept raw
+        return decoder.decode(body)
+    except (UnicodeDecodeError, RecursionError, msgspec.MsgspecError) as error:
+        raise decode_error(error) from None
+
+
+def decode_part(part: bytes, kind: type[RequestT], path: str) -> RequestT:
+    """A raw field as `kind`; `path` is where it stood."""
+    try:
+        return msgspec.json.decode(part, type=kind)
+    except (UnicodeDecodeError, RecursionError, msgspec.MsgspecError) as error:
+        raise decode_error(error, path) from None
+
+
+def decode_error(error: Exception, path: str = "") -> ApiError:
+    """The answer to JSON that does not decode; `path` is where the decoded part stood."""
+    if isinstance(error, UnicodeDecodeError):
+        return ApiError(INVALID_JSON, "The request body is not valid UTF-8.", path or None)
+    if isinstance(error, RecursionError):
+        return _too_deep()
+    if not isinstance(error, msgspec.ValidationError):
+        return ApiError(INVALID_JSON, "The request body is not valid JSON.", path or None)
+    match = _PATH.match(str(error))
+    what = (match["what"] if match else "invalid value").replace("`", "").replace(" | null", "")
+    where = (path + (match["path"] if match and match["path"] else "")).removeprefix(".")
+    missing = _MISSING.search(str(error))
+    if missing is not None:
+        where = f"{where}.{missing['field']}".removeprefix(".")
+        return ApiError(MISSING_PARAMETER, f"{where} is required.", where)
+    kind = INVALID_TYPE if what.startswith("Expected") else INVALID_VALUE
+    if not where:
+        return ApiError(kind, f"The request body is not as expected: {what}.")
+    return ApiError(kind, f"{where} is invalid: {what}.", where)
+
+
+def check_depth(body: bytes) -> None:
+    """Refuse JSON nested deeper than MAX_DEPTH. Linear, and free for bodies with few brackets."""
+    if body.count(b"{") + body.count(b"[") <= MAX_DEPTH:
+        return
+    brackets = _STRINGS.sub(b"", body).translate(None, _NOT_BRACKETS)
+    if len(brackets) > 2 * _MAX_CONTAINERS:
+        raise ApiError(INVALID_JSON, f"The request body has more than {_MAX_CONTAINERS} objects and arrays.")
+    for _ in range(MAX_DEPTH):
+        if not brackets:
+            return
+        brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")
+    if len(brackets) > 1:
+        raise _too_deep()
+
+
+def _too_deep() -> ApiError:
+    return ApiError(INVALID_JSON, f"The request body is nested deeper than {MAX_DEPTH} levels.")

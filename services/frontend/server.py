@@ -1,0 +1,182 @@
+"""The running frontend: the HTTP server, the clock that drives everything periodic, the way it ends.
+
+Started by service.py with its port already bound. Wires application, links and uvicorn together.
+Knows no request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import signal
+import socket
+from collections.abc import Generator
+
+import uvicorn
+import uvloop
+
+from quire.shared.config import FrontendConfig
+from quire.shared.errors import SERVICE_UNAVAILABLE
+from quire.shared.link import Reader
+from quire.shared.messages import ToFrontendFromOperator
+from quire.shared.metrics import Metrics
+from quire.shared.neighbours import POLL_SECONDS, Above
+from quire.shared.service import Service
+
+from .app import Application
+from .authentication import Keys
+from .http_connection import HttpConnection
+from .mailbox import AnswerFailed
+
+logger = logging.getLogger("quire.frontend")
+
+_REPORT_SECONDS = 1.0
+_CLOSE_SECONDS = 2
+"""For answers that were cut off to reach their clients."""
+
+
+class _HttpServer(uvicorn.Server):
+    """uvicorn without its signal handlers: ours drain first."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        yield
+
+
+class Frontend:
+    """One frontend process. `run` returns when it has been told to stop and has."""
+
+    def __init__(self, service: Service[FrontendConfig], sock: socket.socket, keys: Keys) -> None:
+        self._service = service
+        self._config = service.config
+        self._socket = sock
+        self._loop = asyncio.get_running_loop()
+        self._app = Application(service, Metrics(), self._loop, keys)
+        self._link = service.listen(ToFrontendFromOperator)
+        self._above = Above(self._link, service, on_vanish=lambda name: None)
+        self._reader = Reader(self._link, lambda item: self._above.hear(item[0], item[1]), self._loop)
+        self._http = _HttpServer(_uvicorn_config(self._app))
+        self._is_stopping = False
+        self._state = ""
+        self._lag = 0.0
+
+    async def run(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._on_signal)
+        clock = self._loop.create_task(self._tick())
+        try:
+            await self._http.serve(sockets=[self._socket])
+        finally:
+            clock.cancel()
+            self._reader.close()
+            self._app.client.close()
+            self._link.close()
+
+    @property
+    def url(self) -> str:
+        host, port = self._socket.getsockname()[:2]
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    async def _tick(self) -> None:
+        """Everything periodic: who is there, reports, quiet and stalled streams, the loop's lag."""
+        gc.collect()
+        gc.freeze()
+        next_report = next_look = 0.0
+        while True:
+            now = self._loop.time()
+            try:
+                self._app.client.poll()
+                self._above.poll()
+                if now >= next_look:
+                    next_look = now + self._app.watchdog.interval_seconds
+                    self._app.watchdog.look()
+                if now >= next_report or self._current_state() != self._state:
+                    next_report = now + _REPORT_SECONDS
+                    self._report()
+            except Exception:
+                logger.exception("a periodic task failed")
+            asleep = self._loop.time()
+            await asyncio.sleep(POLL_SECONDS)
+            self._lag = max(self._lag, self._loop.time() - asleep - POLL_SECONDS)
+
+    def _current_state(self) -> str:
+        if self._app.admission.is_draining:
+            return "draining"
+        return "ready" if self._app.is_ready else "starting"
+
+    def _report(self) -> None:
+        state = self._current_state()
+        if state != self._state:
+            logger.info("%s%s", state, f" at {self.url}" if state == "ready" else f": {self._app.waiting_for}")
+        self._state = state
+        self._app.metrics.gauge("quire_event_loop_lag_seconds").set(self._lag)
+        self._lag = 0.0
+        known = self._app.client.known
+        known.sweep()
+        awaited = known.awaited
+        report = self._service.report(
+            state,
+            detail=self.url if state == "ready" else self._app.waiting_for,
+            progress=0.0 if awaited is None or state == "ready" else awaited.progress,
+            steps=self._http.server_state.total_requests,
+            samples=self._app.samples(),
+            card=self._app.client.card,
+        )
+        self._app.client.publish(report)
+        self._above.publish(report)
+
+    def _on_signal(self) -> None:
+        if self._is_stopping:
+            logger.info("stopping now")
+            self._end_requests()
+            self._http.should_exit = True
+            self._http.force_exit = True
+            return
+        self._is_stopping = True
+        self._loop.create_task(self._drain())
+
+    async def _drain(self) -> None:
+        """Take nothing new, let what runs finish, end the rest."""
+        self._app.admission.is_draining = True
+        self._report()
+        deadline = self._loop.time() + self._config.shutdown_timeout
+        while self._app.admission.num_in_flight and self._loop.time() < deadline and not self._http.should_exit:
+            await asyncio.sleep(0.02)
+        if self._app.admission.num_in_flight:
+            logger.warning("%d requests are ended: --shutdown-timeout is over", self._app.admission.num_in_flight)
+            self._end_requests()
+        self._http.should_exit = True
+
+    def _end_requests(self) -> None:
+        message = "The server is shutting down; please send the request again."
+        self._app.client.fail_all(AnswerFailed(SERVICE_UNAVAILABLE, message, retry_after_seconds=1), "shutdown")
+
+
+def _uvicorn_config(app: Application) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,  # type: ignore[arg-type]
+        http=HttpConnection,
+        ws="none",
+        loop="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        backlog=2048,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=_CLOSE_SECONDS,
+    )
+
+
+def run(service: Service[FrontendConfig], sock: socket.socket, keys: Keys) -> None:
+    """Serve until told to stop."""
+    for name in ("uvicorn", "uvicorn.error"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # the application answers and logs its own errors
+
+    async def main() -> None:
+        await Frontend(service, sock, keys).run()
+
+    uvloop.run(main())

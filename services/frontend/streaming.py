@@ -1,0 +1,132 @@
+"""A response as server-sent events, over raw ASGI.
+
+Takes deltas from the mailbox, sends what they make, all that wait in one send. The Watchdog looks at
+every stream twice a second: it sends comments while nothing is produced, and ends readers that stall.
+Knows how chunks are framed, not what is in them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from quire.shared.errors import ApiError
+
+from .answers import Answer, Asked, Tally, scored
+from .exchange import Exchange
+from .mailbox import Mailbox
+
+logger = logging.getLogger("quire.frontend")
+
+_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+_DONE = b"data: [DONE]\n\n"
+_KEEP_ALIVE = b": keep-alive\n\n"
+
+
+class EventStream:
+    """One streamed response."""
+
+    __slots__ = (
+        "_answer", "_asked", "_exchange", "_on_first", "_tally", "has_moved", "is_sending", "mailbox", "quiet_since"
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        mailbox: Mailbox,
+        answer: Answer,
+        asked: Asked,
+        tally: Tally,
+        on_first: Callable[[], None],
+    ) -> None:
+        self._exchange = exchange
+        self._answer = answer
+        self._asked = asked
+        self._tally = tally
+        self._on_first = on_first
+        self.mailbox = mailbox
+        self.is_sending = False
+        self.has_moved = True
+        """Since the watchdog last looked."""
+        self.quiet_since = 0.0
+
+    async def run(self) -> None:
+        """Send the whole stream. Raises ClientGone; what else fails ends the stream with an error event."""
+        await self._exchange.start(200, _HEADERS)
+        try:
+            await self._send_deltas()
+        except ApiError as error:
+            await self._send(b"data: " + error.envelope() + b"\n\n" + _DONE, more=False)
+            raise
+
+    async def _send_deltas(self) -> None:
+        """Until each choice has ended."""
+        tally, mailbox, n = self._tally, self.mailbox, self._asked.n
+        is_scoring, chunks = self._asked.is_scoring, self._answer.chunks
+        is_first = True
+        while True:
+            deltas = await mailbox.take()
+            if not deltas:
+                await self._send(_KEEP_ALIVE)
+                continue
+            frames = b""
+            if is_first:
+                is_first = False
+                self._on_first()
+                frames = self._answer.opening()
+            for delta in deltas:
+                if is_scoring:
+                    delta = scored(delta)
+                tally.add(delta, n)
+                frames += chunks(delta)
+            if tally.num_open == 0:
+                await self._send(frames + self._answer.closing() + _DONE, more=False)
+                return
+            if frames:
+                await self._send(frames)
+
+    async def _send(self, data: bytes, more: bool = True) -> None:
+        self.is_sending = True
+        await self._exchange.send(data, more)
+        self.is_sending = False
+        self.has_moved = True
+
+
+class Watchdog:
+    """Looks at all streams from time to time, so that no stream needs a timer of its own."""
+
+    def __init__(self, keep_alive_seconds: float, stall_seconds: float, loop: asyncio.AbstractEventLoop) -> None:
+        self._keep_alive_seconds = keep_alive_seconds
+        self._stall_seconds = stall_seconds
+        self._loop = loop
+        self._streams: dict[EventStream, Callable[[], None]] = {}
+        self.interval_seconds = min(0.5, keep_alive_seconds / 2, stall_seconds / 2)
+
+    def add(self, stream: EventStream, on_stall: Callable[[], None]) -> None:
+        """`on_stall` is called once when the stream's reader takes nothing for too long."""
+        self._streams[stream] = on_stall
+
+    def remove(self, stream: EventStream) -> None:
+        self._streams.pop(stream, None)
+
+    @property
+    def num_pending_characters(self) -> int:
+        return sum(stream.mailbox.num_pending_characters for stream in self._streams)
+
+    def look(self) -> None:
+        now = self._loop.time()
+        for stream, on_stall in list(self._streams.items()):
+            if stream.has_moved:
+                stream.has_moved = False
+                stream.quiet_since = now
+            elif stream.is_sending:
+                if now - stream.quiet_since > self._stall_seconds:
+                    self.remove(stream)
+                    on_stall()
+            elif now - stream.quiet_since > self._keep_alive_seconds:
+                stream.mailbox.wake()

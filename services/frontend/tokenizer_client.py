@@ -1,0 +1,258 @@
+"""The frontend's side of the link to the tokenizers: requests down, deltas up into mailboxes.
+
+Each prompt is one Generate, held here as a Record until its last choice has ended; it sticks to the
+tokenizer it was sent to. What happens when a tokenizer is lost is decided in one place (`_lost`).
+Knows text and token counts, and nothing of HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+
+import msgspec
+
+from quire.shared.config import FrontendConfig
+from quire.shared.errors import INTERNAL_ERROR, SERVICE_UNAVAILABLE, ApiError
+from quire.shared.link import Client, Reader
+from quire.shared.messages import (
+    Abort,
+    Accepted,
+    Generate,
+    ModelCard,
+    Refused,
+    Report,
+    RequestId,
+    TextBatch,
+    ToFrontend,
+)
+from quire.shared.metrics import Metrics
+from quire.shared.neighbours import Below
+from quire.shared.service import Service
+
+from .known_services import KnownServices, card_in
+from .mailbox import AnswerFailed, Delta, Mailbox
+
+logger = logging.getLogger("quire.frontend")
+
+_RETRY_SECONDS = 2.0
+
+
+class Record(msgspec.Struct):
+    """A prompt under way: what was asked and where its answers go."""
+
+    generate: Generate
+    mailbox: Mailbox
+    position: int
+    """Of the prompt in its HTTP request."""
+    tokenizer: str
+    num_open: int
+    """Choices without an end."""
+
+    @property
+    def first_index(self) -> int:
+        return self.position * self.generate.n
+
+
+class _Tokenizer(msgspec.Struct):
+    client: Client[ToFrontend]
+    reader: Reader
+    report: Report | None = None
+    num_in_flight: int = 0
+    """Choices."""
+
+
+class TokenizerClient:
+    """All tokenizers that are there, and every request sent to one of them."""
+
+    def __init__(self, service: Service[FrontendConfig], metrics: Metrics, loop: asyncio.AbstractEventLoop) -> None:
+        self.known = KnownServices()
+        self._loop = loop
+        self._metrics = metrics
+        self._service = service
+        self._records: dict[RequestId, Record] = {}
+        self._tokenizers: dict[str, _Tokenizer] = {}
+        self._num_wanting_ids = 0
+        self._remote = set(service.config.tokenizer_address)
+        self._below: Below[ToFrontend] = Below(
+            service, "tokenizer", ToFrontend, self._on_appear, self._on_vanish, service.config.tokenizer_address
+        )
+
+    # --- who is there
+
+    @property
+    def ready_names(self) -> list[str]:
+        found = ((name, one.report) for name, one in self._tokenizers.items())
+        return [name for name, report in found if report is not None and report.state == "ready"]
+
+    @property
+    def card(self) -> ModelCard | None:
+        """Of the served model, once a tokenizer is ready."""
+        for name in self.ready_names:
+            report = self._tokenizers[name].report
+            if report is not None and (card := card_in(report)) is not None:
+                return card
+        return None
+
+    @property
+    def num_in_flight(self) -> int:
+        return sum(record.num_open for record in self._records.values())
+
+    def poll(self) -> None:
+        """Every 100 ms: dial who has appeared, end what was lost with whom."""
+        self._below.poll()
+
+    def publish(self, report: Report) -> None:
+        """Send our report down, so that sibling frontends can show it."""
+        for one in self._tokenizers.values():
+            one.client.send(report)
+
+    def close(self) -> None:
+        for one in self._tokenizers.values():
+            one.reader.close()
+        self._below.close()
+
+    def _on_appear(self, name: str, client: Client[ToFrontend]) -> None:
+        reader = Reader(client, functools.partial(self._receive, name), self._loop)
+        self._tokenizers[name] = _Tokenizer(client, reader)
+
+    def _on_vanish(self, name: str) -> None:
+        one = self._tokenizers[name]
+        if name in self._remote:
+            one.report = None  # its link stays, and so does our reader: it may be heard again
+        else:
+            one.reader.close()
+            del self._tokenizers[name]
+        self.known.forget(name)
+        for record in [record for record in self._records.values() if record.tokenizer == name]:
+            self._lost(record)
+
+    def _lost(self, record: Record) -> None:
+        """A record's tokenizer is gone. The one place to send it to another, with its history."""
+        self._forget(record)
+        message = "The connection to a tokenizer was lost; please send the request again."
+        record.mailbox.fail(AnswerFailed(SERVICE_UNAVAILABLE, message, retry_after_seconds=_RETRY_SECONDS))
+
+    # --- requests down
+
+    def submit(self, generates: list[Generate], mailbox: Mailbox) -> list[Record]:
+        """Send the prompts of one HTTP request to the ready tokenizer with the fewest in flight."""
+        ready = self.ready_names
+        if not ready:
+            message = "No tokenizer is ready."
+            raise ApiError(SERVICE_UNAVAILABLE, message, retry_after_seconds=_RETRY_SECONDS)
+        name = min(ready, key=lambda candidate: self._tokenizers[candidate].num_in_flight)
+        one = self._tokenizers[name]
+        records = []
+        for position, generate in enumerate(generates):
+            record = Record(generate, mailbox, position, name, generate.n)
+            self._records[generate.request_id] = record
+            one.num_in_flight += generate.n
+            self._num_wanting_ids += generate.text.return_prompt_ids
+            records.append(record)
+            one.client.send(generate)
+        return records
+
+    def abort(self, records: list[Record], cause: str) -> None:
+        """End those that have not ended; their late rows are ignored."""
+        is_counted = False
+        for record in records:
+            if self._records.get(record.generate.request_id) is not record:
+                continue
+            self._forget(record)
+            if (one := self._tokenizers.get(record.tokenizer)) is not None:
+                one.client.send(Abort(record.generate.request_id, None, cause))
+            if not is_counted:
+                self._metrics.counter("quire_aborts_total", cause=cause).add()
+                is_counted = True
+
+    def fail_all(self, error: ApiError, cause: str) -> None:
+        """End everything under way, as at a shutdown."""
+        for record in list(self._records.values()):
+            self.abort([record], cause)
+            record.mailbox.fail(error)
+
+    def _forget(self, record: Record) -> None:
+        if self._records.pop(record.generate.request_id, None) is None:
+            return
+        self._num_wanting_ids -= record.generate.text.return_prompt_ids
+        if (one := self._tokenizers.get(record.tokenizer)) is not None:
+            one.num_in_flight -= record.num_open
+        record.num_open = 0
+
+    # --- deltas up
+
+    def _receive(self, name: str, message: ToFrontend) -> None:
+        match message:
+            case TextBatch():
+                is_plain = not (message.started or message.finished or message.logprobs or message.prompt_logprobs)
+                if is_plain and not self._num_wanting_ids:
+                    self._on_text_batch(message)
+                else:
+                    self._on_full_batch(message)
+            case Accepted():
+                if (record := self._records.get(message.request_id)) is not None:
+                    record.mailbox.accept(record.position, message)
+            case Refused():
+                if (record := self._records.get(message.request_id)) is not None:
+                    self._forget(record)
+                    record.mailbox.fail(ApiError.from_refused(message))
+            case Report():
+                self._below.hear(name, message)
+                if (one := self._tokenizers.get(name)) is not None:
+                    one.report = message
+                self.known.hear(message)
+
+    def _on_text_batch(self, batch: TextBatch) -> None:
+        """The hot path: a step's rows of nothing but text."""
+        records = self._records
+        for request_id, choice, text, count in zip(
+            batch.request_ids, batch.choices, batch.texts, batch.counts, strict=True
+        ):
+            record = records.get(request_id)  # type: ignore[call-overload]
+            if record is not None:
+                record.mailbox.deliver(Delta(record.position * record.generate.n + choice, text, count))
+
+    def _on_full_batch(self, batch: TextBatch) -> None:
+        """A step's rows of which some begin, end, or carry logprobs or ids."""
+        started = {one.row: one for one in batch.started}
+        finished = {one.row: one for one in batch.finished}
+        logprobs = {one.row: one for one in batch.logprobs}
+        prompt_logprobs = {one.row: one for one in batch.prompt_logprobs}
+        offset = 0
+        for row, request_id in enumerate(batch.request_ids):
+            count = batch.counts[row]
+            end = offset + 4 * count
+            ids, offset = batch.token_ids[offset:end], end
+            record = self._records.get(RequestId(request_id))
+            if record is None:
+                continue
+            delta = Delta(record.first_index + batch.choices[row], batch.texts[row], count)
+            if record.generate.text.return_prompt_ids:
+                delta.token_ids = ids
+            if (begin := started.get(row)) is not None:
+                delta.num_cached_tokens = begin.num_cached_tokens
+            if (found := logprobs.get(row)) is not None:
+                delta.tokens, delta.top = found.tokens, found.top
+            if (found := prompt_logprobs.get(row)) is not None:
+                delta.prompt_tokens, delta.prompt_top = found.tokens, found.top
+            if (finish := finished.get(row)) is None:
+                record.mailbox.deliver(delta)
+            elif finish.reason in ("stop", "length"):
+                delta.finish_reason, delta.stop_reason = finish.reason, finish.stop_reason
+                record.mailbox.deliver(delta)
+                self._end_choice(record)
+            else:
+                record.mailbox.deliver(delta)
+                message = finish.message or "The request was aborted by the server."
+                record.mailbox.fail(AnswerFailed(INTERNAL_ERROR, message))
+                self._end_choice(record)
+
+    def _end_choice(self, record: Record) -> None:
+        if record.num_open == 1:
+            self._forget(record)
+            return
+        record.num_open -= 1
+        if (one := self._tokenizers.get(record.tokenizer)) is not None:
+            one.num_in_flight -= 1
