@@ -68,7 +68,7 @@ class FakeTokenizer:
         self._service = Service("tokenizer", TokenizerConfig(run_dir=str(run_dir), name="tokenizer-0"))
         self._links: dict[str, Client[Any]] = {}
         self._below: Below[Any] = Below(
-            self._service, "engine", ToTokenizerFromEngine, self._links.__setitem__, self._links.pop
+            self._service, "engine", ToTokenizerFromEngine, self._links.__setitem__, self._links.__delitem__
         )
         self.reports: list[Report] = []
         self.accepted: set[int] = set()
