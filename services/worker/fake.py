@@ -29,7 +29,8 @@ from quire.shared.messages import Configure, Hello, Plan, ToWorker, WorkerReady
 from quire.shared.neighbours import POLL_SECONDS, Above
 from quire.shared.service import Service, bootstrap
 
-from .fake_rows import FakeRows, Limits, PlanError, Tokens
+from .fake_rows import FakeRows, Limits, PlanError
+from .fake_tokens import Tokens
 
 logger = logging.getLogger("quire.worker")
 

@@ -15,12 +15,9 @@ from msgspec import Struct
 from quire.shared.messages import NewRow, Plan, SamplingParams, StepResult
 
 from .fake_logprobs import prompt_logprobs, sampled_logprobs
+from .fake_tokens import WORD, Hashes, Ids, NextTokens, Tokens, appended, keyed, mixed, prefix_hashes
 
-Ids = npt.NDArray[np.int32]
-Hashes = npt.NDArray[np.uint64]
-
-_MULTIPLIER = 0x9E3779B97F4A7C15
-_WORD = 1 << 64
+Bools = npt.NDArray[np.bool_]
 
 
 class PlanError(ValueError):
@@ -37,45 +34,30 @@ class Limits(Struct, frozen=True):
     num_blocks: int
 
 
-class Tokens(Struct, frozen=True):
-    """How next tokens are chosen. `pool`: those that may come; none of them ends a choice."""
-
-    pool: tuple[int, ...]
-    eos_token_ids: tuple[int, ...] = ()
-    eos_probability: float = 0.0
-    failure_probability: float = 0.0
-    """Of a row whose logits are "not finite"."""
-    is_by_step: bool = False
-    """All rows of step s get pool[s % len(pool)]: a client then knows the step of each token."""
-
-
-def prefix_hashes(token_ids: Ids) -> Hashes:
-    """[n] -> [n]: entry i is h(i) = h(i - 1) * multiplier + id + 1, that is, a hash of ids[: i + 1]."""
-    count = len(token_ids)
-    powers = np.full(count, _MULTIPLIER, np.uint64)
-    inverses = np.full(count, pow(_MULTIPLIER, -1, _WORD), np.uint64)
-    powers[:1] = inverses[:1] = 1
-    powers, inverses = np.cumprod(powers), np.cumprod(inverses)
-    return np.cumsum((token_ids.astype(np.uint64) + np.uint64(1)) * inverses) * powers
-
-
-def mixed(words: Hashes) -> Hashes:
-    """The finalizer of splitmix64 (Steele, Lea, Flood 2014): every bit depends on every bit."""
-    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return words ^ (words >> np.uint64(31))
-
-
 def _ids(data: bytes) -> Ids:
     return np.frombuffer(data, np.int32)
 
 
-def _expect(is_right: npt.NDArray[np.bool_], what: str, rows: Ids, *values: npt.NDArray[np.integer]) -> None:
+def _expect(is_right: Bools, what: str, rows: Ids, *values: npt.NDArray[np.integer]) -> None:
     """Raises PlanError with `what` for the first row that is not right."""
     if not is_right.all():
         wrong = int(np.argmin(is_right))
         details = ", ".join(str(int(value[wrong])) for value in values)
         raise PlanError(f"slot {int(rows[wrong])}: {what}" + (f" ({details})" if details else ""))
+
+
+class _Steady(Struct, gc=False):
+    """Rows that were all decoded by the last step; while nothing but blocks is added, less is to be checked."""
+
+    slot_bytes: bytes
+    slots: Ids
+    lengths: npt.NDArray[np.int64]
+    newest: Hashes
+    """Hash of all tokens of each row."""
+    num_outputs: npt.NDArray[np.int64]
+    min_tokens: npt.NDArray[np.int64]
+    seeds: Hashes
+    ones: bytes
 
 
 class FakeRows:
@@ -84,10 +66,7 @@ class FakeRows:
     def __init__(self, limits: Limits, tokens: Tokens) -> None:
         seqs, longest = limits.max_num_seqs, limits.max_model_len + 2
         self.limits = limits
-        self.tokens = tokens
-        self._pool = np.array(tokens.pool, np.int32)
-        self._sorted_pool = np.sort(self._pool)
-        self._eos = np.array(tokens.eos_token_ids[:1] or (0,), np.int32)
+        self._next = NextTokens(tokens)
         self._last_step = -1
         self._is_live = np.zeros(seqs, np.bool_)
         self._num_tokens = np.zeros(seqs, np.int64)
@@ -100,6 +79,7 @@ class FakeRows:
         self._num_users = np.zeros(limits.num_blocks, np.int32)
         """Live rows that have the block in their tables."""
         self._kv = np.zeros((limits.num_blocks, limits.block_size), np.uint64)
+        self._steady: _Steady | None = None
         self._allowed: dict[int, Ids] = {}
         self._want_logprobs: dict[int, SamplingParams] = {}
         self._prompt_ids: dict[int, Ids] = {}
@@ -114,19 +94,75 @@ class FakeRows:
         if plan.step <= self._last_step:
             raise PlanError(f"step {plan.step} came after step {self._last_step}")
         self._last_step = plan.step
+        steady = self._steady
+        if steady is not None and not plan.new_rows and not plan.released and not plan.copies:
+            self._add_single_blocks(plan)
+            positions = _ids(plan.num_computed)
+            if (
+                plan.slots == steady.slot_bytes
+                and plan.num_scheduled == steady.ones
+                and len(positions) == len(steady.slots)
+                and (positions == steady.lengths - 1).all()
+            ):
+                return self._decode(plan.step, steady, positions)
+            return self._compute(plan)
         for slot in plan.released:
             self._release(slot)
         for row in plan.new_rows:
             self._add_row(row)
-        for slot, block in zip(_ids(plan.added_block_slots).tolist(), _ids(plan.added_block_ids).tolist(), strict=True):
-            self._add_blocks(slot, np.array([block], np.int32))
+        self._add_single_blocks(plan)
         for source, target in _ids(plan.copies).reshape(-1, 2).tolist():
             self._copy(source, target)
+        return self._compute(plan)
+
+    def _compute(self, plan: Plan) -> StepResult:
         slots, scheduled, computed = _ids(plan.slots), _ids(plan.num_scheduled), _ids(plan.num_computed)
         self._check_columns(slots, scheduled, computed)
         self._write(slots, scheduled, computed, plan.new_rows)
         self._check_reads(plan.new_rows, slots, computed)
-        return self._sample(plan.step, slots, scheduled, computed)
+        result = self._sample(plan.step, slots, scheduled, computed)
+        self._settle(plan, slots, scheduled, computed)
+        return result
+
+    def _settle(self, plan: Plan, slots: Ids, scheduled: Ids, computed: Ids) -> None:
+        """Note whether the next step may be like this one."""
+        self._steady = None
+        lengths = self._num_tokens[slots]
+        if len(slots) and (computed + scheduled + 1 == lengths).all() and not self._want_logprobs and not self._allowed:
+            self._steady = _Steady(
+                plan.slots,
+                slots,
+                lengths,
+                self._hashes[slots, lengths - 1],
+                lengths - self._num_prompt[slots],
+                self._min_tokens[slots],
+                keyed(self._seeds[slots]),
+                np.ones(len(slots), np.int32).tobytes(),
+            )
+
+    def _decode(self, step: int, steady: _Steady, positions: Ids) -> StepResult:
+        """A step of one token for each of the rows of the last step. What they read only they could have changed."""
+        slots, size = steady.slots, self.limits.block_size
+        if len(slots) > self.limits.max_num_batched_tokens:
+            raise PlanError(f"{len(slots)} tokens are over the budget of {self.limits.max_num_batched_tokens}")
+        _expect(steady.lengths <= self.limits.max_model_len, "its text is over max_model_len", slots, steady.lengths)
+        places, offsets = np.divmod(positions, size)
+        _expect(places < self._num_row_blocks[slots], "its blocks do not cover its tokens (position)", slots, positions)
+        blocks = self._tables[slots, places]
+        _expect(self._num_users[blocks] == 1, "it writes to a block that other rows hold (block)", slots, blocks)
+        self._kv[blocks, offsets] = steady.newest
+        words = mixed(steady.newest + steady.seeds)
+        token_ids = self._next.drawn(step, words, steady.num_outputs >= steady.min_tokens, {})
+        steady.newest = appended(steady.newest, token_ids)
+        self._hashes[slots, steady.lengths] = steady.newest
+        steady.lengths = steady.lengths + 1
+        steady.num_outputs = steady.num_outputs + 1
+        self._num_tokens[slots] = steady.lengths
+        return StepResult(step, token_ids.tobytes(), self._next.failed(words), [], [], 0.0)
+
+    def _add_single_blocks(self, plan: Plan) -> None:
+        for slot, block in zip(_ids(plan.added_block_slots).tolist(), _ids(plan.added_block_ids).tolist(), strict=True):
+            self._add_blocks(slot, np.array([block], np.int32))
 
     def _release(self, slot: int) -> None:
         self._check_live(slot)
@@ -155,7 +191,7 @@ class FakeRows:
 
     def _set_sampling(self, slot: int, row: NewRow, ids: Ids) -> None:
         sampling = row.sampling
-        self._seeds[slot] = row.seed % _WORD if sampling.temperature > 0 else 0
+        self._seeds[slot] = row.seed % WORD if sampling.temperature > 0 else 0
         self._min_tokens[slot] = sampling.min_tokens
         if sampling.allowed_token_ids is not None:
             self._allowed[slot] = np.array(sampling.allowed_token_ids, np.int32)
@@ -251,33 +287,17 @@ class FakeRows:
         is_sampling = computed + scheduled == self._num_tokens[slots]
         rows = slots[is_sampling]
         lengths = self._num_tokens[rows]
-        words = mixed(self._hashes[rows, lengths - 1] + self._seeds[rows] * np.uint64(_MULTIPLIER))
-        token_ids = self._chosen(step, rows, words, lengths - self._num_prompt[rows])
-        self._hashes[rows, lengths] = self._hashes[rows, lengths - 1] * np.uint64(_MULTIPLIER) + (
-            token_ids.astype(np.uint64) + np.uint64(1)
-        )
+        newest = self._hashes[rows, lengths - 1]
+        words = mixed(newest + keyed(self._seeds[rows]))
+        allowed = {row: self._allowed[slot] for row, slot in enumerate(rows.tolist()) if slot in self._allowed}
+        may_end = lengths - self._num_prompt[rows] >= self._min_tokens[rows]
+        token_ids = self._next.drawn(step, words, may_end, allowed)
+        self._hashes[rows, lengths] = appended(newest, token_ids)
         self._num_tokens[rows] = lengths + 1
-        failed: list[int] = []
-        if self.tokens.failure_probability:
-            failed = np.flatnonzero((words >> np.uint64(48)) < self.tokens.failure_probability * 65536).tolist()
         logprobs, of_prompts = [], []
         if self._want_logprobs:
-            logprobs = sampled_logprobs(rows, token_ids, self._want_logprobs, self._sorted_pool)
+            logprobs = sampled_logprobs(rows, token_ids, self._want_logprobs, self._next.sorted_pool)
             of_prompts = prompt_logprobs(
-                slots, scheduled, computed, self._prompt_ids, self._want_logprobs, self._sorted_pool
+                slots, scheduled, computed, self._prompt_ids, self._want_logprobs, self._next.sorted_pool
             )
-        return StepResult(step, token_ids.tobytes(), failed, logprobs, of_prompts, 0.0)
-
-    def _chosen(self, step: int, rows: Ids, words: Hashes, num_outputs: npt.NDArray[np.int64]) -> Ids:
-        if self.tokens.is_by_step:
-            return np.full(len(rows), self._pool[step % len(self._pool)], np.int32)
-        draws = (words >> np.uint64(20)).astype(np.int64)
-        token_ids = self._pool[draws % len(self._pool)]
-        if self._allowed:
-            for index, slot in enumerate(rows.tolist()):
-                if slot in self._allowed:
-                    token_ids[index] = self._allowed[slot][draws[index] % len(self._allowed[slot])]
-        if self.tokens.eos_probability:
-            is_end = (words & np.uint64(0xFFFF)) < self.tokens.eos_probability * 65536
-            token_ids = np.where(is_end & (num_outputs >= self._min_tokens[rows]), self._eos, token_ids)
-        return token_ids.astype(np.int32, copy=False)
+        return StepResult(step, token_ids.tobytes(), self._next.failed(words), logprobs, of_prompts, 0.0)

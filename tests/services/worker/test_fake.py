@@ -19,7 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import quire.shared
-from quire.services.worker.fake_rows import FakeRows, Limits, PlanError, Tokens, prefix_hashes
+from quire.services.worker.fake_rows import FakeRows, Limits, PlanError
+from quire.services.worker.fake_tokens import Tokens, prefix_hashes
 from quire.shared.link import Client, wait
 from quire.shared.messages import (
     Configure,
