@@ -1,0 +1,122 @@
+"""The terminal chat against a small HTTP server that records what it was asked."""
+
+from __future__ import annotations
+
+import http.server
+import io
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from quire.services.launcher.chat import chat
+
+
+class Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.bodies: list[dict[str, Any]] = []
+        self.keys: list[str | None] = []
+        self.answer = ["Hel", "lo", " wörld"]
+        self.end = "data: [DONE]\n\n"
+        self.status = 200
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        self.server.keys.append(self.headers["Authorization"])
+        self._send(json.dumps({"data": [{"id": "tiny"}]}))
+
+    def do_POST(self) -> None:
+        self.server.bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        if self.server.status != 200:
+            self._send(json.dumps({"error": {"message": "no such thing"}}))
+            return
+        deltas = [{"role": "assistant", "content": ""}, *({"content": piece} for piece in self.server.answer), {}]
+        events = [json.dumps({"choices": [{"index": 0, "delta": delta}]}, ensure_ascii=False) for delta in deltas]
+        self._send(": keep-alive\n\n" + "".join(f"data: {event}\n\n" for event in events) + self.server.end)
+
+    def _send(self, text: str) -> None:
+        self.send_response(self.server.status)
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as started:
+        thread = threading.Thread(target=started.serve_forever, args=(0.02,))
+        thread.start()
+        yield started
+        started.shutdown()
+        thread.join()
+
+
+def say(monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
+
+
+def test_a_conversation_carries_its_turns(
+    server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    say(monkeypatch, "hi", "again", "/reset", "anew", "/exit", "never sent")
+    assert chat(["--url", server.url, "--system", "be brief", "--api-key", "secret"]) == 0
+    assert capsys.readouterr().out == "Hello wörld\n" * 3
+    system, first = {"role": "system", "content": "be brief"}, {"role": "user", "content": "hi"}
+    answer = {"role": "assistant", "content": "Hello wörld"}
+    assert [body["messages"] for body in server.bodies] == [
+        [system, first],
+        [system, first, answer, {"role": "user", "content": "again"}],
+        [system, {"role": "user", "content": "anew"}],
+    ]
+    assert all(body["stream"] and body["model"] == "tiny" for body in server.bodies)
+    assert server.keys == ["Bearer secret"]
+
+
+def test_a_refusal_is_shown(
+    server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    say(monkeypatch, "hi")
+    server.status = 400
+    assert chat(["--url", server.url, "--model", "tiny"]) == 1
+    assert capsys.readouterr().err == "quire: no such thing (HTTP 400)\n"
+
+
+def test_an_error_within_the_stream_is_shown(
+    server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    say(monkeypatch, "hi")
+    server.end = 'data: {"error": {"message": "the engine was lost"}}\n\n'
+    assert chat(["--url", server.url]) == 1
+    assert "quire: the engine was lost" in capsys.readouterr().err
+
+
+def test_a_stream_that_breaks_off_is_an_error(
+    server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    say(monkeypatch, "hi")
+    server.end = ""
+    assert chat(["--url", server.url]) == 1
+    assert "broke off" in capsys.readouterr().err
+
+
+def test_no_server_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as bound:  # bound, so nobody else listens there; not listening, so nobody answers
+        bound.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{bound.getsockname()[1]}"
+        assert chat(["--url", url]) == 1
+    assert capsys.readouterr().err.startswith(f"quire: {url} cannot be reached")
