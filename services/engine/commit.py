@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from array import array
 
+import msgspec
+
 from quire.shared.messages import Finished, Started, StepResult
 
 from .outbox import Columns, Outbox, prompt_logprobs_of
@@ -41,6 +43,7 @@ class Committer:
         finished = Status.FINISHED
         latencies: list[float] = []
         block_size = self._scheduler.limits.block_size
+        eos_token_ids = self._eos_token_ids
         index = -1
         for row in step.rows:
             if not row.samples:
@@ -52,22 +55,28 @@ class Committer:
             if index in failed:
                 self._fail(choice)
                 continue
-            if choice.limit == choice.request.num_prompt_tokens + 1 and not choice.request.submit.sampling.max_tokens:
+            request = choice.request
+            if not request.submit.sampling.max_tokens:
                 self._end_without_token(choice, now)
                 continue
             token = tokens[index]
             choice.ids += token.to_bytes(4, "little")
-            columns, place = self._outbox.token(choice, token, logprobs.get(index))
+            choice.num_known += 1
+            columns = self._outbox.columns(request.peer)
+            place = columns.add(request.submit.request_id, choice.index, 1)
+            columns.token_ids.append(token)
+            if index in logprobs:
+                columns.logprobs.append(msgspec.structs.replace(logprobs[index], row=place))
             if choice.started:
                 latencies.append(now - choice.token_at)
             else:
                 self._start(choice, columns, place, now)
             choice.token_at = now
-            end = ending(choice, token, self._eos_token_ids)
+            end = ending(choice, token, eos_token_ids)
             if end is not None:
                 columns.finished.append(Finished(place, end.reason, end.stop_reason))
                 self._finish(choice, end, now)
-            elif len(choice.ids) % (4 * block_size) == 0:
+            elif choice.num_known % block_size == 0:
                 self._scheduler.offer_blocks(choice)
         self._stats.step(step.num_tokens, latencies)
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator
 
-import msgspec
-
 from quire.shared.messages import Finished, Started, TokenBatch, TokenLogprobs
 
 from .request import Choice
@@ -27,6 +25,13 @@ class Columns:
         self.logprobs: list[TokenLogprobs] = []
         self.prompt_logprobs: list[TokenLogprobs] = []
 
+    def add(self, request_id: int, choice: int, count: int) -> int:
+        """A row; its place, for `finished` and the like. Its `count` ids are the caller's to append."""
+        self.request_ids.append(request_id)
+        self.choices.append(choice)
+        self.counts.append(count)
+        return len(self.counts) - 1
+
 
 class Outbox:
     """Rows by tokenizer; `flush` hands out and forgets them."""
@@ -34,37 +39,23 @@ class Outbox:
     def __init__(self) -> None:
         self._columns: dict[str, Columns] = {}
 
-    def _row(self, choice: Choice) -> tuple[Columns, int]:
-        request = choice.request
-        columns = self._columns.get(request.peer)
+    def columns(self, peer: str) -> Columns:
+        """The batch that is being written for a tokenizer."""
+        columns = self._columns.get(peer)
         if columns is None:
-            columns = self._columns[request.peer] = Columns()
-        columns.request_ids.append(request.submit.request_id)
-        columns.choices.append(choice.index)
-        return columns, len(columns.choices) - 1
-
-    def token(self, choice: Choice, token: int, logprobs: TokenLogprobs | None) -> tuple[Columns, int]:
-        """A row of one token; what is returned takes `start` and `end`."""
-        columns, row = self._row(choice)
-        columns.counts.append(1)
-        columns.token_ids.append(token)
-        if logprobs is not None:
-            columns.logprobs.append(msgspec.structs.replace(logprobs, row=row))
-        return columns, row
+            columns = self._columns[peer] = Columns()
+        return columns
 
     def nothing(self, choice: Choice) -> tuple[Columns, int]:
-        """A row without a token, for an end or for prompt logprobs alone."""
-        columns, row = self._row(choice)
-        columns.counts.append(0)
-        return columns, row
+        """A row without a token, for an end or for prompt logprobs alone; and its place."""
+        request = choice.request
+        columns = self.columns(request.peer)
+        return columns, columns.add(request.submit.request_id, choice.index, 0)
 
     def error(self, peer: str, request_id: int, choice: int, message: str) -> None:
         """An end by our fault."""
-        columns = self._columns.setdefault(peer, Columns())
-        columns.request_ids.append(request_id)
-        columns.choices.append(choice)
-        columns.counts.append(0)
-        columns.finished.append(Finished(len(columns.choices) - 1, "error", message=message))
+        columns = self.columns(peer)
+        columns.finished.append(Finished(columns.add(request_id, choice, 0), "error", message=message))
 
     def flush(self) -> Iterator[tuple[str, TokenBatch]]:
         columns_by_peer, self._columns = self._columns, {}

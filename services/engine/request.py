@@ -50,6 +50,7 @@ class Choice:
         "num_cached_tokens",
         "num_computed",
         "num_hashed",
+        "num_known",
         "num_preemptions",
         "num_skips",
         "num_tokens",
@@ -73,7 +74,9 @@ class Choice:
         self.seed = (submit.sampling.seed + index) & (2**64 - 1)
         self.ids = bytearray(submit.prompt_ids + output_ids)
         """int32: prompt and known outputs."""
-        self.num_tokens = len(self.ids) // 4
+        self.num_known = len(self.ids) // 4
+        """Tokens whose ids are known here: prompt and committed outputs."""
+        self.num_tokens = self.num_known
         """Prompt, known outputs, and tokens that plans in flight will sample."""
         self.limit = request.num_prompt_tokens + max(1, submit.sampling.max_tokens or 0)
         """The number of tokens at which there is nothing more to sample."""
@@ -100,15 +103,10 @@ class Choice:
         """Whether the tokenizer has been told of the first tokens."""
 
     @property
-    def num_known(self) -> int:
-        """Tokens whose ids are known here: prompt and committed outputs."""
-        return len(self.ids) // 4
-
-    @property
     def num_outputs(self) -> int:
-        return len(self.ids) // 4 - self.request.num_prompt_tokens
+        return self.num_known - self.request.num_prompt_tokens
 
     @property
     def num_in_flight(self) -> int:
         """Tokens that plans in flight will sample."""
-        return self.num_tokens - len(self.ids) // 4
+        return self.num_tokens - self.num_known

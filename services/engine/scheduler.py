@@ -247,7 +247,7 @@ class Scheduler:
                 older.num_skips += 1
 
     def _admit(self, step: Step, choice: Choice, budget: int) -> int:
-        """Give a waiting choice blocks for its known tokens, and a slot; returns its scheduled tokens, 0 if none fit."""
+        """Give a waiting choice blocks for its known tokens, and a slot; returns its scheduled tokens, or 0."""
         if not self._hold_blocks(step, choice):
             return 0
         choice.slot = self.slots.take()
@@ -334,7 +334,7 @@ class Scheduler:
         Planned is enough: workers run plans in order, and within a step write all KV of a layer before
         any row reads it.
         """
-        num_full = min(choice.num_computed, len(choice.ids) // 4) // self.limits.block_size
+        num_full = min(choice.num_computed, choice.num_known) // self.limits.block_size
         if num_full <= choice.num_hashed or not self.limits.prefix_caching:
             return
         self.cache.extend(choice.hashes, choice.ids, num_full)

@@ -32,6 +32,6 @@ def ending(choice: Choice, token: int, eos_token_ids: frozenset[int]) -> Ending 
         return _EOS
     if sampling.stop_token_ids and token in sampling.stop_token_ids:
         return Ending("stop", token)
-    if len(choice.ids) // 4 >= choice.limit:
+    if choice.num_known >= choice.limit:
         return _LENGTH
     return None

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import msgspec
 import pytest
+
 from quire.shared import config, flags
 from quire.shared.flags import Flag
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+
 from quire.shared.link import Client, Keys, Reader, Server, wait
 from quire.shared.messages import Abort, Hello, RequestId, Submit, ToEngine
 

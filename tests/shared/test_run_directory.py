@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+
 from quire.shared.run_directory import NameTakenError, RunDirectory, RunDirectoryError
 
 HOLD = """

@@ -7,6 +7,7 @@ from engine_under_test import ids_bytes
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
 from quire.services.engine.block_manager import BlockManager
 from quire.services.engine.prefix_cache import PrefixCache
 

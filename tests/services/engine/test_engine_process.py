@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from engine_under_test import submit
+
 from quire.shared.config import TokenizerConfig
 from quire.shared.link import wait
 from quire.shared.messages import (

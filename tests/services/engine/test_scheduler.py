@@ -8,6 +8,7 @@ import pytest
 from engine_under_test import EOS, EngineUnderTest, alone, ids_bytes, submit
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from quire.shared.messages import History
 
 
@@ -318,7 +319,10 @@ def test_logits_that_are_not_finite_end_their_row_alone_and_leave_no_cached_bloc
     assert 0 < len(failed) < 8
     assert all(answer.finished[0].message for answer in failed)
     for request in requests:
-        assert alone(request)[0][: len(answers[request.request_id, 0].token_ids)] == answers[request.request_id, 0].token_ids
+        assert (
+            alone(request)[0][: len(answers[request.request_id, 0].token_ids)]
+            == answers[request.request_id, 0].token_ids
+        )
 
 
 def test_lost_workers_end_every_choice_once_also_those_not_yet_forked():

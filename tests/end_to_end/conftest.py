@@ -1,0 +1,20 @@
+"""One server of the demo model for all tests that leave it as they found it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from running_server import RunningServer, serving
+
+
+@pytest.fixture(scope="session")
+def demo() -> Iterator[RunningServer]:
+    """The demo model with two tokenizers and two frontends."""
+    with serving("--tokenizers", "2", "--frontends", "2", "--max-num-seqs", "64", "--max-in-flight", "600") as server:
+        yield server
