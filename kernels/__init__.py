@@ -1,0 +1,142 @@
+"""The operations a model is made of: one function each, one signature, several backends.
+
+Called by the worker's layers and sampler. Shapes: T tokens of a step, B rows, N sampling rows,
+Hq query heads, Hkv key-value heads, D head_dim, V vocabulary. Caches are
+[num_blocks, Hkv, block_size, D]. cpu/ is the specification; see dispatch.py for who computes.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from .dispatch import backend_name, backend_of
+from .ragged_batch import RaggedBatch
+
+__all__ = [
+    "RaggedBatch",
+    "add_rms_norm",
+    "apply_penalties",
+    "backend_name",
+    "copy_blocks",
+    "gated_activation",
+    "greedy",
+    "paged_attention",
+    "rms_norm",
+    "rope_and_cache",
+    "rows_are_finite",
+    "sample",
+    "token_logprobs",
+]
+
+
+def rms_norm(x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
+    """x [..., H] / rms(x) * weight [H]; the mean is taken in float32. Returns a new tensor."""
+    return backend_of(x).rms_norm(x, weight, epsilon)
+
+
+def add_rms_norm(x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
+    """residual += x, in place; returns its rms_norm. All [T, H]."""
+    return backend_of(x).add_rms_norm(x, residual, weight, epsilon)
+
+
+def rope_and_cache(
+    qkv: torch.Tensor,
+    q_norm: torch.Tensor | None,
+    k_norm: torch.Tensor | None,
+    epsilon: float,
+    cos_sin: torch.Tensor,
+    positions: torch.Tensor,
+    slot_mapping: torch.Tensor,
+    key_cache: torch.Tensor,
+    value_cache: torch.Tensor,
+) -> torch.Tensor:
+    """Norm q and k per head (if weights [D] are given), rotate them, write k and v to the cache.
+
+    qkv [T, (Hq + 2 Hkv) * D]; cos_sin float32 [max_positions, D], cosines then sines of D/2 angles;
+    positions int32 [T]; slot_mapping int32 [T], block * block_size + offset of each token.
+    Returns q [T, Hq, D]; qkv may be overwritten.
+    """
+    return backend_of(qkv).rope_and_cache(
+        qkv, q_norm, k_norm, epsilon, cos_sin, positions, slot_mapping, key_cache, value_cache
+    )
+
+
+def paged_attention(
+    q: torch.Tensor,
+    key_cache: torch.Tensor,
+    value_cache: torch.Tensor,
+    batch: RaggedBatch,
+    scale: float,
+    window: int | None,
+) -> torch.Tensor:
+    """Causal attention of q [T, Hq, D] over each row's blocks. Returns [T, Hq, D].
+
+    A token sees itself and what is before it, at most `window` tokens in all. What lies in the cache
+    outside a row's tokens, even NaN, changes nothing.
+    """
+    return backend_of(q).paged_attention(q, key_cache, value_cache, batch, scale, window)
+
+
+def gated_activation(x: torch.Tensor, activation: str) -> torch.Tensor:
+    """act(x[:, :I]) * x[:, I:] of x [T, 2 I]. activation: silu | gelu | gelu_pytorch_tanh | gelu_new."""
+    return backend_of(x).gated_activation(x, activation)
+
+
+def copy_blocks(caches: torch.Tensor, pairs: list[tuple[int, int]]) -> None:
+    """Block `to` becomes block `from`, one pair after the other. caches [layers, num_blocks, ...], in place."""
+    backend_of(caches).copy_blocks(caches, pairs)
+
+
+def rows_are_finite(logits: torch.Tensor) -> torch.Tensor:
+    """Whether a row [V] of logits [N, V] holds no NaN and no infinity. bool [N]."""
+    return backend_of(logits).rows_are_finite(logits)
+
+
+def apply_penalties(
+    logits: torch.Tensor,
+    token_ids: torch.Tensor,
+    is_token: torch.Tensor,
+    is_output: torch.Tensor,
+    repetition: torch.Tensor,
+    frequency: torch.Tensor,
+    presence: torch.Tensor,
+) -> None:
+    """Penalise tokens already there, in place on float32 logits [N, V].
+
+    token_ids int64 [N, L] with any id where not is_token [N, L]; repetition [N] divides positive logits and
+    multiplies negative ones of all tokens; frequency and presence [N] are taken off for outputs, the first
+    for each occurrence.
+    """
+    backend_of(logits).apply_penalties(logits, token_ids, is_token, is_output, repetition, frequency, presence)
+
+
+def greedy(logits: torch.Tensor) -> torch.Tensor:
+    """The likeliest token of each row of [N, V]; the lowest id among equals. int64 [N]."""
+    return backend_of(logits).greedy(logits)
+
+
+def sample(
+    logits: torch.Tensor,
+    temperature: torch.Tensor,
+    top_k: torch.Tensor,
+    top_p: torch.Tensor,
+    min_p: torch.Tensor,
+    uniforms: torch.Tensor,
+) -> torch.Tensor:
+    """Draw one token a row by inverse CDF: int64 [N] from float32 logits [N, V], which are overwritten.
+
+    In this order: logits / temperature [N] (> 0); tokens below min_p [N] of the likeliest go; the top_k [N]
+    (0: all) likeliest stay; of these the smallest set whose share reaches top_p [N] (1: all).
+    uniforms float64 [N] in [0, 1). A row's draw depends on nothing but the row.
+    """
+    return backend_of(logits).sample(logits, temperature, top_k, top_p, min_p, uniforms)
+
+
+def token_logprobs(
+    logits: torch.Tensor, token_ids: torch.Tensor, num_top: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Of token_ids int64 [N] under float32 logits [N, V]: logprob float32 [N], rank int64 [N] (1 is the likeliest),
+
+    and the num_top likeliest: ids int64 [N, num_top], logprobs float32 [N, num_top].
+    """
+    return backend_of(logits).token_logprobs(logits, token_ids, num_top)

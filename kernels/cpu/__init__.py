@@ -1,0 +1,23 @@
+"""The torch backend: every operation in plain torch, the specification of all others."""
+
+from .activation import gated_activation
+from .attention import paged_attention
+from .blocks import copy_blocks
+from .norm import add_rms_norm, rms_norm
+from .penalties import apply_penalties
+from .rotary import rope_and_cache
+from .sampling import greedy, rows_are_finite, sample, token_logprobs
+
+__all__ = [
+    "add_rms_norm",
+    "apply_penalties",
+    "copy_blocks",
+    "gated_activation",
+    "greedy",
+    "paged_attention",
+    "rms_norm",
+    "rope_and_cache",
+    "rows_are_finite",
+    "sample",
+    "token_logprobs",
+]

@@ -1,0 +1,97 @@
+"""The device a worker computes on: which, with what type and how many threads, and how much memory it has."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import torch
+
+from quire.shared.model_config import ModelConfig
+from quire.shared.weight_files import TensorEntry
+
+from .layers.placement import Placement
+
+logger = logging.getLogger("quire.worker")
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_FILE_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+_NATIVE_BFLOAT16 = {"avx512_bf16", "amx_bf16"}
+
+
+class DeviceError(ValueError):
+    """A device or memory that is not there; the sentence says which flag to change."""
+
+
+def choose_placement(device: str, dtype: str, config: ModelConfig, entries: dict[str, TensorEntry]) -> Placement:
+    """`device` auto | cpu | cuda, `dtype` auto | float32 | bfloat16 | float16. Raises DeviceError."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise DeviceError("--device cuda: torch sees no CUDA device; use --device cpu")
+    is_cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    asked = _checkpoint_dtype(config, entries) if dtype == "auto" else dtype
+    chosen = asked if is_cuda else _cpu_dtype(asked, is_explicit=dtype != "auto")
+    return Placement(torch.device("cuda" if is_cuda else "cpu"), _DTYPES[chosen])
+
+
+def _checkpoint_dtype(config: ModelConfig, entries: dict[str, TensorEntry]) -> str:
+    if config.dtype is not None:
+        return config.dtype
+    return next((_FILE_DTYPES[entry.dtype] for entry in entries.values() if entry.dtype in _FILE_DTYPES), "float32")
+
+
+def _cpu_dtype(asked: str, is_explicit: bool) -> str:
+    """What a CPU is fast with: never float16, and bfloat16 only where it has instructions for it."""
+    if asked == "float32" or (asked == "bfloat16" and (is_explicit or has_native_bfloat16())):
+        return asked
+    chosen = "bfloat16" if asked == "float16" and has_native_bfloat16() else "float32"
+    logger.info("%s is slow on this CPU; computing in %s", asked, chosen)
+    return chosen
+
+
+def has_native_bfloat16() -> bool:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return False
+    flags = next((line for line in lines if line.startswith("flags")), "")
+    return not _NATIVE_BFLOAT16.isdisjoint(flags.split())
+
+
+def set_threads(threads: int | None) -> int:
+    """For the calling thread and what it starts; None: the CPUs this process may use."""
+    count = threads or len(os.sched_getaffinity(0))
+    torch.set_num_threads(count)
+    return count
+
+
+def available_bytes(device: torch.device) -> int:
+    """Memory that can still be taken: of the GPU, or of the machine and this process's cgroups."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return min([_machine_bytes(), *_cgroup_bytes()])
+
+
+def _machine_bytes() -> int:
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _cgroup_bytes() -> list[int]:
+    """What is left below each limit, of cgroup v2 or v1 as a container sees it."""
+    found = []
+    for limit, usage, stat, inactive in (
+        ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
+    ):
+        folder = Path("/sys/fs/cgroup")
+        try:
+            most, used = int((folder / limit).read_text()), int((folder / usage).read_text())
+            lines = (folder / stat).read_text().splitlines()
+        except (OSError, ValueError):  # no such cgroup, or "max"
+            continue
+        reclaimable = sum(int(line.split()[1]) for line in lines if line.split()[0] == inactive)
+        found.append(max(0, most - used + reclaimable))
+    return found

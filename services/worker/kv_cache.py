@@ -1,0 +1,34 @@
+"""The KV cache: for every layer, keys and values in blocks that any row may hold.
+
+[num_blocks, num_kv_heads, block_size, head_dim] per layer, all layers in one tensor each for keys and
+values. What is in a block before it is written is undefined and never used.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from quire import kernels
+from quire.shared.model_config import ModelConfig
+
+from .layers.placement import Placement
+
+
+def block_bytes(config: ModelConfig, block_size: int, dtype: torch.dtype) -> int:
+    """Of one block in all layers, keys and values."""
+    return 2 * config.num_hidden_layers * config.num_key_value_heads * block_size * config.head_dim * dtype.itemsize
+
+
+class KVCache:
+    """`layers[i]` is (keys, values) of layer i."""
+
+    def __init__(self, config: ModelConfig, placement: Placement, num_blocks: int, block_size: int) -> None:
+        shape = (config.num_hidden_layers, num_blocks, config.num_key_value_heads, block_size, config.head_dim)
+        self.keys = placement.empty(*shape)
+        self.values = placement.empty(*shape)
+        self.layers = list(zip(self.keys.unbind(0), self.values.unbind(0), strict=True))
+
+    def copy_blocks(self, pairs: list[tuple[int, int]]) -> None:
+        """Block `to` becomes block `from` in every layer, one pair after the other."""
+        kernels.copy_blocks(self.keys, pairs)
+        kernels.copy_blocks(self.values, pairs)

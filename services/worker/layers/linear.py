@@ -1,0 +1,30 @@
+"""Linear layers, several of a checkpoint's merged into one where they read the same input."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from .placement import Placement, Targets
+
+
+class Linear:
+    """x [T, in] -> [T, sum of out_sizes]; `out_sizes` are by the checkpoint's names, in the order of the result."""
+
+    def __init__(self, placement: Placement, in_size: int, out_sizes: dict[str, int], has_bias: bool) -> None:
+        self._out_sizes = out_sizes
+        self.weight = placement.empty(sum(out_sizes.values()), in_size)
+        self.bias = placement.empty(sum(out_sizes.values())) if has_bias else None
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+    def targets(self) -> Targets:
+        found: Targets = {}
+        start = 0
+        for name, size in self._out_sizes.items():
+            found[f"{name}.weight"] = self.weight[start : start + size]
+            if self.bias is not None:
+                found[f"{name}.bias"] = self.bias[start : start + size]
+            start += size
+        return found

@@ -1,0 +1,27 @@
+"""The gated MLP of a decoder layer: down(act(gate(x)) * up(x))."""
+
+from __future__ import annotations
+
+import torch
+
+from quire import kernels
+from quire.shared.model_config import ModelConfig
+
+from .linear import Linear
+from .placement import Placement, Targets
+
+
+class GatedMLP:
+    """hidden [T, hidden_size] -> the same."""
+
+    def __init__(self, config: ModelConfig, placement: Placement, has_bias: bool = False) -> None:
+        sizes = {"gate_proj": config.intermediate_size, "up_proj": config.intermediate_size}
+        self.gate_up = Linear(placement, config.hidden_size, sizes, has_bias)
+        self.down = Linear(placement, config.intermediate_size, {"down_proj": config.hidden_size}, has_bias)
+        self._activation = config.hidden_act
+
+    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self.down(kernels.gated_activation(self.gate_up(hidden), self._activation))
+
+    def targets(self) -> Targets:
+        return {**self.gate_up.targets(), **self.down.targets()}

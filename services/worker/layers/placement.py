@@ -1,0 +1,26 @@
+"""Where a model's tensors are made, and where the loader puts what it reads."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import torch
+from msgspec import Struct
+
+Targets: TypeAlias = dict[str, torch.Tensor]
+"""Checkpoint name -> the tensor (often a part of a merged one) that takes it."""
+
+
+class Placement(Struct, frozen=True):
+    """Device and type of weights and activations."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+    def empty(self, *shape: int) -> torch.Tensor:
+        return torch.empty(shape, device=self.device, dtype=self.dtype)
+
+
+def prefixed(prefix: str, *parts: tuple[str, Targets]) -> Targets:
+    """The targets of several layers under one prefix: ("self_attn", {...}) -> prefix.self_attn. ..."""
+    return {f"{prefix}.{name}.{key}": tensor for name, targets in parts for key, tensor in targets.items()}

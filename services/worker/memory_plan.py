@@ -1,0 +1,94 @@
+"""The memory plan: weights, workspace and KV cache, settled before the cache is taken.
+
+Knows what the largest step needs at once; what does not fit is an error that names the flag to change.
+"""
+
+from __future__ import annotations
+
+import torch
+from msgspec import Struct
+
+from quire.shared.messages import Configure
+from quire.shared.model_config import ModelConfig
+
+from .device import DeviceError
+from .kv_cache import block_bytes
+
+_CPU_DEFAULT_BYTES = 4 << 30
+"""KV cache on a CPU when no flag says: memory there is everybody's."""
+
+
+class MemoryPlan(Struct, frozen=True):
+    """What goes where."""
+
+    num_blocks: int
+    max_model_len: int
+    parts: list[tuple[str, int]]
+    """(what, bytes)"""
+
+
+def workspace_bytes(config: ModelConfig, wanted: Configure, dtype: torch.dtype) -> int:
+    """What the largest step holds beside weights and KV cache, at its worst moment."""
+    num_tokens, width = wanted.max_num_batched_tokens, dtype.itemsize
+    q_size = config.num_attention_heads * config.head_dim
+    kv_size = 2 * config.num_key_value_heads * config.head_dim
+    attention = 3 * q_size + 2 * kv_size
+    mlp = 4 * config.intermediate_size
+    activations = num_tokens * (3 * config.hidden_size + max(attention, mlp)) * width
+    # Raw logits, their float32 copy, and what the sampler makes of them.
+    logits = wanted.max_num_seqs * config.vocab_size * 4 * 3
+    longest = wanted.max_model_len or config.max_model_len
+    gathered = (max(longest, 32768) * kv_size + num_tokens * longest // 4) * width
+    return activations + logits + gathered
+
+
+def plan_memory(
+    config: ModelConfig,
+    wanted: Configure,
+    device: torch.device,
+    dtype: torch.dtype,
+    weight_bytes: int,
+    free_bytes: int,
+) -> MemoryPlan:
+    """`free_bytes`: what can still be taken, weights being there already. Raises DeviceError."""
+    if wanted.max_model_len is not None and wanted.max_model_len > config.max_model_len:
+        raise DeviceError(
+            f"--max-model-len {wanted.max_model_len} is more than the {config.max_model_len} the checkpoint is made for"
+        )
+    of_block = block_bytes(config, wanted.block_size, dtype)
+    workspace = workspace_bytes(config, wanted, dtype)
+    longest = wanted.max_model_len or config.max_model_len
+    kv_bytes = _kv_bytes(wanted, device, weight_bytes, workspace, free_bytes)
+    # One block more a row than its text takes: the step ahead may write one token beyond it.
+    most = wanted.max_num_seqs * (-(-longest // wanted.block_size) + 1)
+    num_blocks = min(most, kv_bytes // of_block)
+    least = -(-(wanted.max_model_len or 2) // wanted.block_size)
+    if num_blocks < least:
+        raise DeviceError(_too_small(wanted, of_block * least, max(0, kv_bytes)))
+    parts = [("weights", weight_bytes), ("workspace", workspace), ("kv cache", num_blocks * of_block)]
+    return MemoryPlan(num_blocks, min(longest, num_blocks * wanted.block_size), parts)
+
+
+def _kv_bytes(wanted: Configure, device: torch.device, weight_bytes: int, workspace: int, free_bytes: int) -> int:
+    if wanted.kv_cache_memory_bytes is not None:
+        if wanted.kv_cache_memory_bytes + workspace > free_bytes:
+            raise DeviceError(
+                f"--kv-cache-memory {_gib(wanted.kv_cache_memory_bytes)} and a workspace of {_gib(workspace)} do not"
+                f" fit into the {_gib(free_bytes)} that are free: lower --kv-cache-memory"
+            )
+        return wanted.kv_cache_memory_bytes
+    budget = int((free_bytes + weight_bytes) * wanted.memory_utilization) - weight_bytes - workspace
+    return min(budget, _CPU_DEFAULT_BYTES) if device.type == "cpu" else budget
+
+
+def _too_small(wanted: Configure, needed: int, kv_bytes: int) -> str:
+    what = "two tokens need" if wanted.max_model_len is None else f"--max-model-len {wanted.max_model_len} needs"
+    remedy = "" if wanted.max_model_len is None else "lower --max-model-len or "
+    flag = "--memory-utilization" if wanted.kv_cache_memory_bytes is None else "--kv-cache-memory"
+    if wanted.kv_cache_memory_bytes is None and kv_bytes == _CPU_DEFAULT_BYTES:
+        flag = "--kv-cache-memory"
+    return f"{what} {_gib(needed)} of KV cache, but there are {_gib(kv_bytes)}: {remedy}raise {flag}"
+
+
+def _gib(count: int) -> str:
+    return f"{count / (1 << 30):.2f} GiB"

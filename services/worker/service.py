@@ -1,0 +1,213 @@
+"""The worker's process: says how it is, loads the model, is configured by the engine, carries out its plans.
+
+Below the engine; rank 0 of its group answers. Torch is imported by the thread that loads, after the
+socket is there, so that whoever waits is told so. Knows no requests and no text.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from quire.shared import model_files
+from quire.shared.config import WorkerConfig
+from quire.shared.link import Server, wait
+from quire.shared.messages import Configure, Hello, Plan, ToWorker
+from quire.shared.neighbours import POLL_SECONDS, Above
+from quire.shared.service import Service, bootstrap
+
+if TYPE_CHECKING:
+    from .model_runner import ModelRunner
+
+logger = logging.getLogger("quire.worker")
+
+REPORT_SECONDS = 1.0
+
+
+class Loading(threading.Thread):
+    """Imports torch and loads the model; `runner` or `error` is there when it has ended."""
+
+    def __init__(self, config: WorkerConfig) -> None:
+        super().__init__(name="loading", daemon=True)
+        self._config = config
+        self.detail = "importing torch"
+        self.progress = 0.0
+        self.runner: ModelRunner | None = None
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            # Before torch: what is wrong with the folder is then known at once.
+            folder = model_files.find_model(self._config.model)
+            model_files.check(str(folder))
+            from .model_runner import ModelRunner
+
+            self.detail = "loading weights"
+            config = self._config
+            self.runner = ModelRunner(folder, config.device, config.dtype, config.threads, self._note)
+        except BaseException as error:  # told by the main thread
+            self.error = error
+
+    def _note(self, done: int, total: int) -> None:
+        self.progress = done / max(1, total)
+
+
+class Worker:
+    """One model, one configuration at a time; plans are answered in order."""
+
+    def __init__(self, service: Service[WorkerConfig]) -> None:
+        self._service = service
+        self._steps = 0
+        self._is_stopping = False
+        self._next_report = self._next_poll = 0.0
+        self._server: Server[Any] = service.listen(ToWorker)
+        self._above = Above(self._server, service, on_vanish=lambda name: None)
+        self._awaited_configure: tuple[str, Configure] | None = None
+        self._runner: ModelRunner | None = None
+
+    def stop(self) -> None:
+        self._is_stopping = True
+
+    def run(self) -> None:
+        """Until `stop`. Raises whatever loading, a configuration or a plan raises."""
+        self._load()
+        while not self._is_stopping:
+            self._tick()
+            received = self._server.receive()
+            if received is None:
+                wait([self._server], POLL_SECONDS)
+            else:
+                self._handle(*received)
+        if self._runner is not None:
+            self._report("draining")
+        self._server.close()
+
+    def _load(self) -> None:
+        loading = Loading(self._service.config)
+        start = time.monotonic()
+        loading.start()
+        while loading.is_alive() and not self._is_stopping:
+            self._show(loading)
+            self._tick()
+            received = self._server.receive()
+            if received is None:
+                wait([self._server], POLL_SECONDS)
+            else:
+                self._handle(*received)
+        if loading.error is not None:
+            raise loading.error
+        if loading.runner is None:
+            return
+        self._runner = loading.runner
+        self._runner.use_threads()
+        logger.info("the model is loaded, %.1f s after the start", time.monotonic() - start)
+        self._report("starting", "waiting for the engine's configuration", progress=1.0)
+        if self._awaited_configure is not None:
+            self._configure(*self._awaited_configure)
+
+    def _show(self, loading: Loading) -> None:
+        last = self._service.last_report
+        if (loading.detail, loading.progress) != (last.detail, last.progress):
+            self._report("starting", loading.detail, progress=loading.progress)
+
+    def _handle(self, peer: str, message: Hello | Configure | Plan) -> None:
+        match message:
+            case Plan():
+                self._step(peer, message)
+            case Configure():
+                if self._runner is None:
+                    self._awaited_configure = (peer, message)
+                else:
+                    self._configure(peer, message)
+            case Hello():
+                self._above.hear(peer, message)
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        if now < self._next_poll:
+            return
+        self._next_poll = now + POLL_SECONDS
+        self._above.poll()
+        if now >= self._next_report:
+            last = self._service.last_report
+            self._report(last.state, last.detail, last.progress, last.memory_plan)
+
+    def _report(
+        self, state: str, detail: str = "", progress: float = 0.0, memory_plan: list[tuple[str, int]] | None = None
+    ) -> None:
+        self._next_report = time.monotonic() + REPORT_SECONDS
+        report = self._service.report(state, detail, progress, steps=self._steps, memory_plan=memory_plan)
+        self._above.publish(report)
+
+    def fail(self, cause: str) -> None:
+        """Tell everybody why before the end."""
+        self._report("failed", cause)
+        self._server.close()
+
+    def _configure(self, peer: str, wanted: Configure) -> None:
+        if self._runner is None:
+            raise RuntimeError("configured before the model is loaded")
+        self._report("starting", "taking memory and warming up", progress=1.0)
+        ready = self._runner.configure(wanted)
+        self._server.send(peer, ready)
+        self._report("ready", progress=1.0, memory_plan=ready.memory_plan)
+        logger.info(
+            "ready on %s (%s, %s kernels): %s",
+            ready.device,
+            ready.dtype,
+            ready.backend,
+            ", ".join(f"{what} {size / (1 << 20):,.0f} MiB" for what, size in ready.memory_plan),
+        )
+
+    def _step(self, peer: str, plan: Plan) -> None:
+        if self._runner is None:
+            logger.warning("a plan of %s came before this worker was configured; it is ignored", peer)
+            return
+        result = self._runner.step(plan)
+        self._steps += 1
+        self._server.send(peer, result)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    service = bootstrap("worker", WorkerConfig, argv)
+    try:
+        worker = Worker(service)
+    except (OSError, ValueError) as error:
+        service.close()
+        sys.exit(f"quire: the worker cannot start: {error}")
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: worker.stop())
+    code = 0
+    try:
+        worker.run()
+    except Exception as error:
+        cause = _one_line(error)
+        # A model or a flag that cannot work is the operator's to change: its sentence says it all.
+        logger.critical("the worker ends: %s", cause, exc_info=not isinstance(error, ValueError))
+        worker.fail(cause)
+        code = 1
+    finally:
+        service.close()
+    _end(code)
+
+
+def _one_line(error: BaseException) -> str:
+    first = str(error).strip().partition("\n")[0]
+    return first if isinstance(error, ValueError) and first else f"{type(error).__name__}: {first}".rstrip(": ")
+
+
+def _end(code: int) -> None:
+    """At once: a thread that may still be loading must not hold up or upset the interpreter's own end."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if any(thread.name == "loading" for thread in threading.enumerate()):
+        time.sleep(0.05)
+        os._exit(code)
+    sys.exit(code)

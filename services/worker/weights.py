@@ -1,0 +1,74 @@
+"""Weights from safetensors files straight into the model's (merged) tensors, converted on the way.
+
+Files are mapped, never read whole. Every tensor of the model must be there, and nothing else.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from quire.shared.model_errors import ModelFilesError
+from quire.shared.weight_files import TensorEntry
+
+from .layers.placement import Targets
+
+_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_IGNORED = (".rotary_emb.inv_freq",)
+"""Old checkpoints carry it; it is computed."""
+
+
+def load_weights(
+    entries: dict[str, TensorEntry],
+    targets: Targets,
+    is_tied: bool,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Fill every target. on_progress(bytes done, bytes in all) after each tensor. Raises ModelFilesError.
+
+    is_tied: an lm_head.weight in the files is the embedding again, and not wanted.
+    """
+    wanted = {
+        name: entry
+        for name, entry in entries.items()
+        if not name.endswith(_IGNORED) and not (is_tied and name == "lm_head.weight")
+    }
+    _check_names(wanted, targets)
+    total = sum(entry.size_bytes for entry in wanted.values())
+    done = 0
+    mapped: dict[Path, mmap.mmap] = {}
+    for name, entry in sorted(wanted.items(), key=lambda item: (item[1].file, item[1].offset)):
+        if entry.file not in mapped:
+            mapped = {entry.file: _map(entry.file)}
+        _fill(name, targets[name], entry, mapped[entry.file])
+        done += entry.size_bytes
+        on_progress(done, total)
+
+
+def _check_names(entries: dict[str, TensorEntry], targets: Targets) -> None:
+    for what, names in (
+        ("lacks weights", targets.keys() - entries.keys()),
+        ("has weights the model does not know", entries.keys() - targets.keys()),
+    ):
+        if names:
+            shown = ", ".join(sorted(names)[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+            raise ModelFilesError(f"the checkpoint {what}: {shown}")
+
+
+def _map(file: Path) -> mmap.mmap:
+    with file.open("rb") as opened:
+        # A private map: torch wants memory it may write to, and the file must not change.
+        return mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_COPY)
+
+
+def _fill(name: str, target: torch.Tensor, entry: TensorEntry, mapped: mmap.mmap) -> None:
+    dtype = _DTYPES.get(entry.dtype)
+    if dtype is None:
+        raise ModelFilesError(f"{name} has type {entry.dtype}; supported are {', '.join(_DTYPES)}")
+    if tuple(target.shape) != entry.shape:
+        raise ModelFilesError(f"{name} has shape {list(entry.shape)}; the model's is {list(target.shape)}")
+    source = torch.frombuffer(mapped, dtype=dtype, count=target.numel(), offset=entry.offset)
+    target.copy_(source.view(entry.shape))
