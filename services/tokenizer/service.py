@@ -264,12 +264,12 @@ class TokenizerService:
 
     # --- the end --------------------------------------------------------------------------------------
 
-    async def drain(self, timeout_seconds: float) -> None:
-        """Admit nothing more, let what runs finish, then end the rest."""
+    async def drain(self, timeout_seconds: float, hurry: asyncio.Event) -> None:
+        """Admit nothing more, let what runs finish until the time is over or `hurry` is set, then end the rest."""
         self._is_draining = True
         self._publish()
         deadline = time.monotonic() + timeout_seconds
-        while self._requests and time.monotonic() < deadline:
+        while self._requests and time.monotonic() < deadline and not hurry.is_set():
             await asyncio.sleep(0.02)
         for request in list(self._requests.values()):
             if request.is_submitted:
@@ -289,9 +289,9 @@ async def run(service: Service[TokenizerConfig]) -> None:
     loop = asyncio.get_running_loop()
     tokenizer = TokenizerService(service, loop)
     stopping = asyncio.Event()
-    now = asyncio.Event()
+    hurry = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, lambda: now.set() if stopping.is_set() else stopping.set())
+        loop.add_signal_handler(number, lambda: hurry.set() if stopping.is_set() else stopping.set())
     polling = loop.create_task(_poll(tokenizer))
     try:
         loading = loop.run_in_executor(None, load_model, service.config)
@@ -302,8 +302,7 @@ async def run(service: Service[TokenizerConfig]) -> None:
             gc.collect()
             gc.freeze()
         await stop_waiter
-        draining = loop.create_task(tokenizer.drain(service.config.shutdown_timeout))
-        await asyncio.wait((draining, loop.create_task(now.wait())), return_when=asyncio.FIRST_COMPLETED)
+        await tokenizer.drain(service.config.shutdown_timeout, hurry)
     finally:
         polling.cancel()
         tokenizer.close()
