@@ -174,14 +174,15 @@ def report(result: dict[str, Any]) -> str:
     names = list(next(iter(result.values()))["cpu_us_per_token"])
     for name, found in result.items():
         if "tokens_per_second" in found:
-            rows.append((name, "tokens/s", found["tokens_per_second"], "", "", TARGETS.get(name, "")))
+            per_frame = f"{found['tokens_per_frame']:.2f} tokens a frame"
+            rows.append((name, "tokens/s", found["tokens_per_second"], "", "", TARGETS.get(name, ""), per_frame))
         else:
             times = found.get("added_ms") or found["ttft_ms"]
             what = "added ms" if "added_ms" in found else "ms"
-            rows.append((name, what, times["p50"], times["p90"], times["p99"], TARGETS.get(name, "")))
+            rows.append((name, what, times["p50"], times["p90"], times["p99"], TARGETS.get(name, ""), ""))
         if "cpu_us_per_token" in found:
             cpu_rows.append((name, *(found["cpu_us_per_token"][one] for one in names)))
-    figures = table(("", "", "p50 or rate", "p90", "p99", "target"), rows)
+    figures = table(("", "", "p50 or rate", "p90", "p99", "target", ""), rows)
     return figures + "\n\n" + table(("CPU us per token", *names), cpu_rows)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct, field
 
-from bench.client import LoadClient, Target, monotonic
+from bench.client import LoadClient, Response, Target, monotonic
 from bench.deployment import Deployment
 from quire.shared.config import FrontendConfig
 from quire.shared.link import Client, Reader
@@ -44,6 +44,8 @@ class Stream(Struct):
     texts: list[str] = field(default_factory=list)
     ended: float = 0.0
     error: str = ""
+    response: Response | None = None
+    """What HTTP brought, still to be decoded."""
 
 
 class _Delta(Struct):
@@ -83,12 +85,14 @@ class HttpLoad:
     async def stream(self, prompt: str, output_len: int) -> Stream:
         body = {"messages": [{"role": "user", "content": prompt}], "max_tokens": output_len, "stream": True}
         encoded = msgspec.json.encode({**body, "model": self._model, "ignore_eos": True, "temperature": 0})
-        answer = await self._client.post("/v1/chat/completions", encoded)
-        return Stream(answer.sent, answer.arrivals, answer.texts, answer.ended, answer.error)  # type: ignore[arg-type]
+        response = await self._client.unparsed("POST", "/v1/chat/completions", encoded)
+        return Stream(response.answer.sent, response=response)
 
     def decode(self, stream: Stream) -> None:
-        """Frames to texts, after the clock has stopped."""
-        stream.texts = [_chunk_decoder.decode(text).choices[0].delta.content or "" for text in stream.texts]
+        """Bytes to texts and times, after the clock has stopped."""
+        answer = stream.response.parse()  # type: ignore[union-attr]
+        stream.arrivals, stream.ended, stream.error = answer.arrivals, answer.ended, answer.error
+        stream.texts = [_chunk_decoder.decode(text).choices[0].delta.content or "" for text in answer.texts]
 
     def close(self) -> None:
         self._client.close()

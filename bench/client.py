@@ -1,7 +1,7 @@
 """A light HTTP/1.1 client for load: one request a connection at a time, frames of an event stream timed.
 
-Under bench/serving.py and bench/chain.py. Costs about 4 microseconds a frame, so that on a small
-machine the server is measured and not the client.
+Under bench/serving.py and bench/chain.py. Costs little more than a system call a frame,
+so that on a small machine the server is measured and not the client.
 Knows the framing of HTTP and of server-sent events; of the API only where a frame has text.
 """
 
@@ -24,6 +24,7 @@ monotonic = time.monotonic
 
 _HAS_TEXT = re.compile(rb'"(?:content|text|reasoning_content|reasoning)": ?"[^"]').search
 DONE = b"[DONE]"
+_LAST_CHUNK = b"\r\n0\r\n\r\n"
 
 
 class Answer(Struct):
@@ -108,64 +109,76 @@ class Target(Struct, frozen=True):
         return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
-class _Connection(asyncio.Protocol):
-    """One request after another; httptools calls the on_ methods of the response."""
+class Response:
+    """What arrives for one request; httptools calls its on_ methods.
 
-    def __init__(self, keeps_texts: bool) -> None:
+    The reads of a chunked event stream are only noted with their times, and parsed by `parse` when all
+    are there: while streams run, a frame costs little more than its system call.
+    """
+
+    def __init__(self, sent: float, keeps_texts: bool) -> None:
+        self.answer = Answer(sent)
+        self.is_complete = False
+        self.may_stay_open = False
         self._keeps_texts = keeps_texts
-        self._transport: asyncio.Transport | None = None
-        self._done: asyncio.Future[Answer] | None = None
-        self.is_reusable = False
-
-    def start(self, request: bytes) -> asyncio.Future[Answer]:
-        """Send a request; the future gets its answer, with `error` set if it broke off."""
         self._parser = httptools.HttpResponseParser(self)
         self._frames = FrameParser(self._on_frame)
-        self._is_stream = False
+        self._reads: list[tuple[float, bytes]] = []
         self._body: list[bytes] = []
+        self._is_stream = self._is_chunked = self._is_noting = False
         self._now = 0.0
-        self.is_reusable = False
-        self._done = asyncio.get_running_loop().create_future()
-        self.answer = Answer(sent=monotonic())
-        if self._transport is None or self._transport.is_closing():
-            self._finish("connection closed")
-        else:
-            self._transport.write(request)
-        return self._done
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport  # type: ignore[assignment]
-
-    def data_received(self, data: bytes) -> None:
+    def feed(self, data: bytes) -> bool:
+        """Take a read; whether it was the last. Raises httptools.HttpParserError."""
         self._now = monotonic()
-        try:
+        if not self._is_noting:
             self._parser.feed_data(data)
+            return self.is_complete
+        self._reads.append((self._now, data))
+        if len(data) < len(_LAST_CHUNK):  # the last chunk may lie across reads
+            self.parse()
+            return self.is_complete
+        return data.endswith(_LAST_CHUNK)
+
+    def parse(self) -> Answer:
+        """The answer, whole once `feed` or `close` has ended it."""
+        reads, self._reads = self._reads, []
+        try:
+            for self._now, data in reads:
+                self._parser.feed_data(data)
         except httptools.HttpParserError as error:
-            self._finish(f"not HTTP: {error}")
-            self.close()
+            self.is_complete = True
+            self.end(f"not HTTP: {error}")
+        return self.answer
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self._done is not None and not self._done.done():
-            if self._is_stream or self._body:
-                self.on_message_complete()  # a body without a length ends with the connection
-            else:
-                self._finish(f"connection lost: {exc or 'closed by the server'}")
-        self.is_reusable = False
+    def close(self, cause: str) -> None:
+        """The connection is gone."""
+        self._now = monotonic()
+        if not self._is_stream and not self._body:
+            self.end(f"connection lost: {cause}")
+        elif not self._is_chunked:
+            self.on_message_complete()  # a body without a length ends with its connection
+        else:
+            self.end("the stream ended without its last chunk")
 
-    def close(self) -> None:
-        if self._transport is not None:
-            self._transport.close()
+    def end(self, error: str) -> None:
+        self.answer.error = self.answer.error or error
+        self.answer.ended = self._now
 
     def on_header(self, name: bytes, value: bytes) -> None:
         name = name.lower()
         if name == b"content-type":
             self._is_stream = value.startswith(b"text/event-stream")
+        elif name == b"transfer-encoding":
+            self._is_chunked = value.lower() == b"chunked"
         elif name == b"retry-after":
             self.answer.retry_after = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
         self.answer.status = self._parser.get_status_code()
         self.answer.headers_at = self._now
+        self.may_stay_open = self._parser.should_keep_alive()
+        self._is_noting = self._is_stream and self._is_chunked
 
     def on_body(self, body: bytes) -> None:
         if self._is_stream:
@@ -188,23 +201,71 @@ class _Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         answer = self.answer
+        self.is_complete = True
         if not self._is_stream:
             answer.last_frame = b"".join(self._body)
             answer.arrivals.append(self._now)
             answer.is_done = True
-        self.is_reusable = self._parser.should_keep_alive()
-        error = answer.error
-        if not error and answer.status != 200:
+        error = ""
+        if answer.status != 200:
             error = f"{answer.status}: {answer.last_frame[:500].decode('utf-8', 'replace')}"
-        elif not error and not answer.is_done:
+        elif not answer.is_done:
             error = "the stream ended without [DONE]"
-        self._finish(error)
+        self.end(error)
+
+
+class _Connection(asyncio.Protocol):
+    """One request after another."""
+
+    def __init__(self) -> None:
+        self._transport: asyncio.Transport | None = None
+        self._response: Response | None = None
+        self._done: asyncio.Future[None] | None = None
+        self.is_open = True
+
+    def start(self, request: bytes, response: Response) -> asyncio.Future[None]:
+        """Send a request; the future is done when all of the response is there, or no more will come."""
+        self._response = response
+        self._done = asyncio.get_running_loop().create_future()
+        if self._transport is None or self._transport.is_closing():
+            self._finish("connection lost: closed by the server")
+        else:
+            self._transport.write(request)
+        return self._done
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport  # type: ignore[assignment]
+
+    def data_received(self, data: bytes) -> None:
+        response = self._response
+        if response is None:
+            return
+        try:
+            if response.feed(data):
+                self._finish("")
+        except httptools.HttpParserError as error:
+            self._finish(f"not HTTP: {error}")
+            self.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.is_open = False
+        if self._response is not None:
+            self._response.parse()
+            if not self._response.is_complete:
+                self._response.close(str(exc or "closed by the server"))
+            self._finish("")
+
+    def close(self) -> None:
+        self.is_open = False
+        if self._transport is not None:
+            self._transport.close()
 
     def _finish(self, error: str) -> None:
-        self.answer.error = error
-        self.answer.ended = monotonic()
+        response, self._response = self._response, None
+        if response is not None and error:
+            response.end(error)
         if self._done is not None and not self._done.done():
-            self._done.set_result(self.answer)
+            self._done.set_result(None)
 
 
 class LoadClient:
@@ -222,28 +283,32 @@ class LoadClient:
 
     async def request(self, method: str, path: str, body: bytes = b"") -> Answer:
         """Never raises for what the server or the network does: `error` of the answer says it."""
-        sent = monotonic()
+        return (await self.unparsed(method, path, body)).parse()
+
+    async def unparsed(self, method: str, path: str, body: bytes = b"") -> Response:
+        """As `request`, with the parsing (`parse`) left for when nobody is being timed."""
+        response = Response(monotonic(), self._keeps_texts)
         try:
             connection = await self._connection()
         except OSError as error:
-            return Answer(sent, ended=monotonic(), error=f"cannot connect: {error}")
-        future = connection.start(self._target.request(method, path, body))
-        connection.answer.sent = sent
+            response.close("")
+            response.answer.error = f"cannot connect: {error}"
+            return response
+        future = connection.start(self._target.request(method, path, body), response)
         try:
-            answer = await asyncio.wait_for(future, self._timeout)
+            await asyncio.wait_for(future, self._timeout)
         except (asyncio.TimeoutError, TimeoutError):
             connection.close()
-            connection.answer.error = f"not finished after {self._timeout:g} s"
-            connection.answer.ended = monotonic()
-            return connection.answer
+            response.end(f"not finished after {self._timeout:g} s")
+            return response
         except asyncio.CancelledError:
             connection.close()
             raise
-        if self._keeps_alive and connection.is_reusable:
+        if self._keeps_alive and connection.is_open and response.may_stay_open:
             self._idle.append(connection)
         else:
             connection.close()
-        return answer
+        return response
 
     async def post(self, path: str, body: bytes) -> Answer:
         return await self.request("POST", path, body)
@@ -259,12 +324,10 @@ class LoadClient:
     async def _connection(self) -> _Connection:
         while self._idle:
             connection = self._idle.pop()
-            if connection.is_reusable:
+            if connection.is_open:
                 return connection
         loop = asyncio.get_running_loop()
-        _, connection = await loop.create_connection(
-            lambda: _Connection(self._keeps_texts), self._target.host, self._target.port, ssl=self._tls
-        )
+        _, connection = await loop.create_connection(_Connection, self._target.host, self._target.port, ssl=self._tls)
         return connection
 
 

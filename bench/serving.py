@@ -148,6 +148,12 @@ class Run:
 
     async def all_rounds(self) -> list[dict[str, Any]]:
         """Raises RuntimeError when the server cannot be asked for its model."""
+        try:
+            return await self._all_rounds()
+        finally:
+            self._client.close()
+
+    async def _all_rounds(self) -> list[dict[str, Any]]:
         self.model = self.model or await served_model(self._client)
         options = self._options
         if options.warmup:
@@ -157,7 +163,6 @@ class Run:
             rounds.append(await self._round(number))
             if not options.quiet:
                 print(_line(number, rounds[-1]), flush=True)
-        self._client.close()
         return rounds
 
     async def _round(self, number: int) -> dict[str, Any]:

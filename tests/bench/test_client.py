@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
@@ -152,7 +153,9 @@ def test_what_goes_wrong_is_an_error_of_the_answer(response: bytes, sentence: st
 
 def test_nobody_listening_is_an_error_of_the_answer() -> None:
     async def ask() -> Answer:
-        return await LoadClient(Target.parse("127.0.0.1:1")).get("/v1/models")
+        with socket.socket() as closed:
+            closed.bind(("127.0.0.1", 0))  # but not listening
+            return await LoadClient(Target.parse(f"127.0.0.1:{closed.getsockname()[1]}")).get("/v1/models")
 
     assert asyncio.run(ask()).error.startswith("cannot connect")
 

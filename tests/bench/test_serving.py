@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -142,7 +143,9 @@ def test_errors_are_counted_and_fail_the_run(capsys: pytest.CaptureFixture[str])
 
 
 def test_no_server_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert serving.main(["--url", "http://127.0.0.1:1"]) == 1
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # but not listening
+        assert serving.main(["--url", f"http://127.0.0.1:{closed.getsockname()[1]}"]) == 1
     assert capsys.readouterr().err.startswith("quire bench: /v1/models: cannot connect")
 
 
