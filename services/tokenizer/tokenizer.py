@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
-from tokenizers import AddedToken, Tokenizer, processors
+from tokenizers import AddedToken, Tokenizer
 
 from .detokenizer import ByteDetokenizer, Detokenizer, WindowDetokenizer
 from .special_text import Revealed, SpecialText
@@ -37,7 +36,6 @@ class TextTokenizer:
         backend = files.backend
         backend.no_truncation()
         backend.no_padding()
-        _apply_bos_eos_settings(backend, files.config, files.named_tokens)
         added = backend.get_added_tokens_decoder()
         self.special_ids = frozenset(token_id for token_id, token in added.items() if token.special)
         self.special_text = SpecialText(added[token_id].content for token_id in self.special_ids)
@@ -102,21 +100,6 @@ class TextTokenizer:
             self.special_ids if skip_special_tokens else frozenset(),
             {} if spaces_between_special_tokens else self._added_strings,
         )
-
-
-def _apply_bos_eos_settings(backend: Tokenizer, config: dict[str, Any], named_tokens: dict[str, Any]) -> None:
-    """add_bos_token and add_eos_token of tokenizer_config.json, where present, overrule tokenizer.json."""
-    if "add_bos_token" not in config and "add_eos_token" not in config:
-        return
-    bos, eos = named_tokens.get("bos_token"), named_tokens.get("eos_token")
-    before = [bos] if config.get("add_bos_token") and bos else []
-    after = [eos] if config.get("add_eos_token") and eos else []
-    specials = [(token, backend.token_to_id(token)) for token in dict.fromkeys([*before, *after])]
-    if any(token_id is None for _, token_id in specials):
-        return
-    backend.post_processor = processors.TemplateProcessing(  # type: ignore[assignment]
-        single=[*before, "$A", *after], pair=[*before, "$A", *after, *before, "$B", *after], special_tokens=specials
-    )
 
 
 def _plain_copy(backend: Tokenizer, added: dict[int, AddedToken]) -> Tokenizer:

@@ -16,13 +16,13 @@ _NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token"
 
 
 class TokenizerFilesError(ValueError):
-    """The folder's tokenizer cannot be used, with a sentence for the operator."""
+    """A folder's tokenizer cannot be used, with a sentence for the operator."""
 
 
 class TokenizerFiles(msgspec.Struct, frozen=True):
+    """Where tokenizer.json and tokenizer_config.json differ (add_bos_token), the former counts, as in transformers."""
+
     backend: Tokenizer
-    config: dict[str, Any]
-    """tokenizer_config.json."""
     named_tokens: dict[str, Any]
     """bos_token, eos_token ... as chat templates see them."""
     chat_templates: dict[str, str]
@@ -37,7 +37,7 @@ def read_tokenizer_files(folder: Path, chat_template_file: str | None = None) ->
         templates = {"default": _read_text(Path(chat_template_file))}
     else:
         templates = _chat_templates(folder, config)
-    return TokenizerFiles(_read_backend(folder), config, _named_tokens({**tokens_map, **config}), templates)
+    return TokenizerFiles(_read_backend(folder), _named_tokens({**tokens_map, **config}), templates)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -80,7 +80,11 @@ def _write(folder: Path, tokenizer: Tokenizer, config: dict) -> Path:
 
 @pytest.fixture(scope="session")
 def byte_level_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    config = {"bos_token": "<s>", "eos_token": "<|im_end|>", "pad_token": {"content": "<|endoftext|>"}}
+    config = {
+        "bos_token": "<s>",
+        "eos_token": "<|im_end|>",
+        "pad_token": {"__type": "AddedToken", "content": "<|endoftext|>"},
+    }
     return _write(tmp_path_factory.mktemp("byte-level"), _byte_level(), config)
 
 

@@ -163,7 +163,12 @@ def test_rows_of_two_frontends_go_to_their_own(chain: Chain, demo: TextTokenizer
             )
         )
         batch = chain.frontend.next(TextBatch)
-        assert (batch.request_ids, batch.choices, batch.texts, batch.counts) == ([first] * 2, [0, 1], ["x", "z"], [1, 1])
+        assert (batch.request_ids, batch.choices, batch.texts, batch.counts) == (
+            [first] * 2,
+            [0, 1],
+            ["x", "z"],
+            [1, 1],
+        )
         assert unpack_ids(batch.token_ids) == [x, z]
         assert batch.started == [Started(1, 4, 0.25)] and batch.finished == [Finished(1, "length")]
         batch = other.next(TextBatch)
@@ -354,7 +359,9 @@ def test_neither_torch_nor_transformers_nor_numpy_is_in_the_process(chain: Chain
         (("--chat-template", "/nowhere/template.jinja"), "cannot be read"),
     ],
 )
-def test_what_cannot_be_loaded_is_one_line_and_an_exit_code(tmp_path: Path, flags: tuple[str, str], sentence: str) -> None:
+def test_what_cannot_be_loaded_is_one_line_and_an_exit_code(
+    tmp_path: Path, flags: tuple[str, str], sentence: str
+) -> None:
     process = TokenizerProcess(tmp_path / "run", *flags)
     try:
         code, said = process.wait()

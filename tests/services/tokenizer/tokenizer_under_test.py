@@ -120,10 +120,11 @@ class FakeFrontend:
                 continue
             if isinstance(message, Report):
                 self.report = message
-            if isinstance(message, Refused) and kind is not Refused:
+            if isinstance(message, kind):
+                if that(message):
+                    return message
+            elif isinstance(message, Refused):
                 raise AssertionError(f"refused: {message.message}")
-            if isinstance(message, kind) and that(message):
-                return message
         raise TimeoutError(f"the frontend got no {kind.__name__}")
 
     def until_ready(self) -> Report:
