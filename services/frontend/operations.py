@@ -5,10 +5,10 @@ None of them runs the model or waits for anything. What they tell is read off kn
 
 from __future__ import annotations
 
-import importlib.metadata
 import time
 from typing import TYPE_CHECKING, Any
 
+from quire import __version__
 from quire.shared.errors import MODEL_NOT_FOUND, SERVICE_UNAVAILABLE, ApiError, echo
 from quire.shared.messages import ModelCard
 from quire.shared.metrics import exposition, merge, sample_name
@@ -21,13 +21,6 @@ if TYPE_CHECKING:
     from .app import Application
 
 METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
-
-
-def version() -> str:
-    try:
-        return importlib.metadata.version("quire")
-    except importlib.metadata.PackageNotFoundError:
-        return "0.0.0+checkout"
 
 
 async def live(app: Application, exchange: Exchange) -> None:
@@ -61,7 +54,7 @@ async def ready(app: Application, exchange: Exchange) -> None:
 
 
 async def show_version(app: Application, exchange: Exchange) -> None:
-    await exchange.respond(200, encode({"version": version()}))
+    await exchange.respond(200, encode({"version": __version__}))
 
 
 async def status(app: Application, exchange: Exchange) -> None:
@@ -72,7 +65,7 @@ async def status(app: Application, exchange: Exchange) -> None:
     own = as_json(app.service.last_report, 0.0)
     others = [service for service in services if service["name"] != own["name"]]
     body = {
-        "version": version(),
+        "version": __version__,
         "state": own["state"],
         "waiting_for": "" if app.is_ready else app.waiting_for,
         "uptime_seconds": round(time.monotonic() - app.started, 3),
@@ -107,7 +100,7 @@ def _samples(app: Application) -> dict[str, float]:
         merged[sample_name("quire_process_up", labels)] = 1.0
         merged[sample_name("quire_process_ready", labels)] = float(report.state == "ready")
         merged[sample_name("quire_heartbeat_age_seconds", labels)] = ages.get(report.name, 0.0)
-    merged[sample_name("quire_build_info", (("version", version()),))] = 1.0
+    merged[sample_name("quire_build_info", (("version", __version__),))] = 1.0
     return merged
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 import httpx
 import msgspec
 import pytest
+
 from quire.shared.config import TokenizerConfig
 from quire.shared.link import Server, wait
 from quire.shared.messages import (
