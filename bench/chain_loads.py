@@ -105,6 +105,7 @@ class LinkLoad:
         self._deployment = deployment
         config = FrontendConfig(run_dir=str(deployment.run_dir), name="frontend-auto", port=0)
         self._service: Service[Any] = Service("frontend", config)
+        self._server = self._service.listen(Report)  # found in the run directory, it counts as alive without Hellos
         self._ids = RequestIds()
         self._streams: dict[int, tuple[Stream, asyncio.Future[None]]] = {}
         self._links: dict[str, Client[Any]] = {}
@@ -115,7 +116,6 @@ class LinkLoad:
 
     async def ready(self) -> None:
         """Raises RuntimeError when the chain does not become ready."""
-        self._service.listen(Report)
         end = time.monotonic() + _READY_SECONDS
         while len(self._ready) < sum(name.startswith("tokenizer") for name in self._deployment.processes):
             self._deployment.check()
@@ -147,6 +147,7 @@ class LinkLoad:
         for reader in self._readers:
             reader.close()
         self._below.close()
+        self._server.close()
         self._service.close()
 
     def _appear(self, name: str, link: Client[Any]) -> None:

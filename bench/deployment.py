@@ -33,7 +33,7 @@ class Deployment:
         self._directory = tempfile.TemporaryDirectory(prefix="quire-bench-")
         self.path = Path(self._directory.name)
         self.run_dir = self.path / "run"
-        self.port = _free_port() if frontends else 0
+        self.port = free_port() if frontends else 0
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._lines = _command_lines(frontends, tokenizers, self.port, engine_flags, worker_flags, model)
 
@@ -90,7 +90,8 @@ def _command_lines(
     return lines
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A TCP port that nobody had a moment ago."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return sock.getsockname()[1]

@@ -13,11 +13,12 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-_WORDS = (
+_TEXT = (
     "the one two red blue tree house water light stone river cloud green small large open close read write count "
     "time day night sun moon star wind rain fire earth hand foot door road ship bird fish horse apple bread table "
     "chair paper book page word line note song king queen child friend town field hill lake sea island map gold"
-).split()
+)
+_WORDS = _TEXT.split()
 _FIRST_ID = 300
 """Ids below are bytes and special tokens in most vocabularies."""
 
