@@ -24,13 +24,20 @@ _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 READY_SECONDS = 120
 
 
-def interpolated(text: str) -> str:
-    """`${NAME:-default}` filled in as on a machine where nothing is set."""
-    return _VARIABLE.sub(lambda match: match[2] or "", text)
+def interpolated(value: Any) -> Any:
+    """`${NAME:-default}` filled in as on a machine where nothing is set, in every string."""
+    match value:
+        case dict():
+            return {name: interpolated(one) for name, one in value.items()}
+        case list():
+            return [interpolated(one) for one in value]
+        case str():
+            return _VARIABLE.sub(lambda match: match[2] or "", value)
+    return value
 
 
 def compose() -> dict[str, Any]:
-    return yaml.safe_load(interpolated((ROOT / "compose.yaml").read_text(encoding="utf-8")))
+    return interpolated(yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8")))
 
 
 def entrypoint() -> list[str]:
@@ -127,6 +134,7 @@ class Up:
         if "QUIRE_PORT" in given:
             given |= {"QUIRE_PORT": str(self.port), "QUIRE_HOST": "127.0.0.1"}
         del given["HF_HOME"]
+        given["QUIRE_THREADS"] = "1"  # tests share the machine
         return {**kept, **given, "PYTHONPATH": str(ROOT)}
 
     def start(self, name: str, service: dict[str, Any], instance: int = 0) -> None:

@@ -26,7 +26,7 @@ from .terminal import Terminal
 from .topology import Topology
 
 CONFIG_TYPES = (LauncherConfig, FrontendConfig, TokenizerConfig, EngineConfig, WorkerConfig)
-_NOT_OF_A_SERVER = ("name", "listen", "tokenizer_address", "engine_address", "worker_address")
+_NOT_OF_A_SERVER = ("name", "listen", "tokenizer_address", "engine_address", "workers")
 """Settings of single services: the launcher decides them."""
 
 

@@ -55,9 +55,9 @@ class Topology:
         return ServiceSpec(name, command, secrets(config))
 
     def replica(self, index: int = 0) -> list[ServiceSpec]:
-        """An engine and its workers, workers first: they take longest to start."""
-        world_size = build(EngineConfig, self._values).world_size
-        names = [f"worker-{index}-{rank}" for rank in range(world_size)]
+        """An engine and its workers, workers first: they take longest to start. Workers elsewhere are not started."""
+        engine = build(EngineConfig, self._values)
+        names = [] if engine.workers else [f"worker-{index}-{rank}" for rank in range(engine.world_size)]
         return [self.spec(name) for name in [*names, f"engine-{index}"]]
 
     def several(self, kind: str, count: int) -> list[ServiceSpec]:

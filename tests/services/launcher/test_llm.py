@@ -16,7 +16,7 @@ GREEDY = SamplingParams(temperature=0, max_tokens=60)
 
 @pytest.fixture(scope="module")
 def llm() -> Iterator[LLM]:
-    with LLM(max_num_seqs=8) as loaded:
+    with LLM(max_num_seqs=8, threads=1) as loaded:
         yield loaded
 
 
@@ -87,7 +87,7 @@ def test_an_unknown_folder_is_refused() -> None:
 
 
 def test_a_lost_worker_ends_calls_with_its_name() -> None:
-    with LLM() as loaded:
+    with LLM(threads=1) as loaded:
         os.kill(loaded._supervisor.children["worker-0-0"].pid, signal.SIGKILL)
         outputs = []
         with pytest.raises(LLMError, match="worker-0-0"):

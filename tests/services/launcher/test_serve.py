@@ -27,7 +27,9 @@ class Serve:
     def __init__(self, folder: Path, *flags: str) -> None:
         self.run_dir = folder / "run"
         self._log = folder / "log"
-        command = [sys.executable, "-m", "quire", "serve", "--port", "0", "--run-dir", str(self.run_dir), *flags]
+        self._connections: list[http.client.HTTPConnection] = []
+        command = [sys.executable, "-m", "quire", "serve", "--port", "0", "--run-dir", str(self.run_dir)]
+        command += ["--threads", "1", *flags]  # tests share the machine; spinning threads do not
         with self._log.open("wb") as log:
             environment = {**os.environ, "PYTHONPATH": str(ROOT)}
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd="/tmp")
@@ -60,6 +62,7 @@ class Serve:
 
     def ask(self, path: str, body: dict | None = None) -> http.client.HTTPResponse:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        self._connections.append(connection)
         connection.request("POST" if body else "GET", path, json.dumps(body) if body else None)
         return connection.getresponse()
 
@@ -74,6 +77,8 @@ class Serve:
         return self.process.wait(60)
 
     def close(self) -> None:
+        for connection in self._connections:
+            connection.close()
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
@@ -94,7 +99,7 @@ def test_a_stop_finishes_the_streams_and_leaves_nothing(served: Serve) -> None:
     assert "weights" in served.output
     pids = served.pids()
     assert {name.partition("-")[0] for name in pids} == {"launcher", "frontend", "tokenizer", "engine", "worker"}
-    response = served.stream(max_tokens=300)
+    response = served.stream(max_tokens=120)
     assert response.status == 200
     assert served.stop() == 0
     assert response.read().endswith(b"data: [DONE]\n\n")
@@ -128,7 +133,7 @@ def test_a_killed_launcher_takes_everything_with_it(served: Serve) -> None:
 def test_tokenizers_come_and_go_under_a_stream(served: Serve) -> None:
     run_dir = ["--run-dir", str(served.run_dir)]
     assert scale(["tokenizer=3", *run_dir]) == 0
-    response = served.stream(max_tokens=400)
+    response = served.stream(max_tokens=250)
     assert scale(["tokenizer=1", *run_dir]) == 0
     assert response.read().endswith(b"data: [DONE]\n\n")
     assert sorted(name for name in served.pids() if name.startswith("tokenizer")) == ["tokenizer-0"]

@@ -29,6 +29,11 @@ def test_workers_are_named_after_their_engine(topology: Topology) -> None:
     assert [spec.name for spec in topology.replica(2)] == ["worker-2-0", "engine-2"]
 
 
+def test_workers_at_an_address_are_not_started() -> None:
+    topology = Topology({"workers": ("tcp://gpu:5000",)}, "/run/here", parent_pid=1)
+    assert [spec.name for spec in topology.replica()] == ["engine-0"]
+
+
 def test_secrets_travel_by_environment(topology: Topology) -> None:
     spec = topology.spec("frontend-0")
     assert "one" not in " ".join(spec.command)
