@@ -61,7 +61,9 @@ def plan_memory(
     kv_bytes = _kv_bytes(wanted, device, weight_bytes, workspace, free_bytes)
     # One block more a row than its text takes: the step ahead may write one token beyond it.
     most = wanted.max_num_seqs * (-(-longest // wanted.block_size) + 1)
-    num_blocks = min(most, kv_bytes // of_block)
+    num_blocks = kv_bytes // of_block
+    if wanted.kv_cache_memory_bytes is None:
+        num_blocks = min(most, num_blocks)
     least = -(-(wanted.max_model_len or 2) // wanted.block_size)
     if num_blocks < least:
         raise DeviceError(_too_small(wanted, of_block * least, max(0, kv_bytes)))

@@ -57,7 +57,8 @@ def sample_rows(logits: torch.Tensor, slots: Int32s, batch: BatchState) -> Sampl
 
 
 def _on(like: torch.Tensor, array: npt.NDArray[Any]) -> torch.Tensor:
-    return torch.from_numpy(array).to(like.device)
+    # A column of one row keeps the stride of its record, which torch refuses although the array is contiguous.
+    return torch.from_numpy(array.copy() if array.size == 1 else array).to(like.device)
 
 
 def _clear_failed(logits: torch.Tensor) -> list[int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from array import array
 from collections import deque
+from collections.abc import Callable
 
 from quire.services.engine.commit import Committer
 from quire.services.engine.outbox import Outbox
@@ -73,14 +74,17 @@ class EngineUnderTest:
         failure_probability: float = 0.0,
         policy: str = "fcfs",
         prefix_caching: bool = True,
+        eos_token_ids: tuple[int, ...] = (EOS,),
+        apply: Callable[[Plan], StepResult] | None = None,
     ) -> None:
+        """`apply`: a worker to be used in place of the fake rows; it must allow as much as said here."""
         self.depth = depth
         self.scheduler = Scheduler(
             Limits(num_blocks, block_size, max_num_seqs, budget, max_model_len, policy, prefix_caching)
         )
         self.outbox = Outbox()
         self.stats = Stats()
-        self.committer = Committer(self.scheduler, self.outbox, self.stats, frozenset([EOS]))
+        self.committer = Committer(self.scheduler, self.outbox, self.stats, frozenset(eos_token_ids))
         tokens = fake_rows.Tokens(
             pool=tuple(range(2, VOCAB)),
             eos_token_ids=(EOS,),
@@ -88,7 +92,7 @@ class EngineUnderTest:
             failure_probability=failure_probability,
         )
         limits = fake_rows.Limits(max_num_seqs, budget, max_model_len, block_size, num_blocks)
-        self.rows = fake_rows.FakeRows(limits, tokens)
+        self.apply = apply or fake_rows.FakeRows(limits, tokens).apply
         self.plans: list[Plan] = []
         self.steps: list[Step] = []
         self.in_flight: deque[tuple[Step, StepResult]] = deque()
@@ -114,7 +118,7 @@ class EngineUnderTest:
             plan = build_plan(len(self.plans), step)
             self.plans.append(plan)
             self.steps.append(step)
-            self.in_flight.append((step, self.rows.apply(plan)))
+            self.in_flight.append((step, self.apply(plan)))
             was_sent = True
             self.scheduler.check()
         return was_sent
