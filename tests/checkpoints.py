@@ -29,7 +29,7 @@ _SIZES = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 512,
     "bos_token_id": 1,
-    "eos_token_id": 2,
+    "eos_token_id": None,
     "tie_word_embeddings": False,
     "initializer_range": 0.2,
 }
@@ -86,14 +86,15 @@ def make_checkpoint(
 ) -> Path:
     """Write one, unless the folder already has it. `config` overrides fields of config.json.
 
-    has_tokenizer: with the demo model's tokenizer (whose ids it then has room for).
+    has_tokenizer: with the demo model's tokenizer, whose ids it then has room for; without, it has no EOS.
     """
     if (folder / "config.json").exists():
         return folder
     architecture, special = (FAMILIES | VARIANTS)[family]
     if has_tokenizer:
         vocab_size = max(vocab_size, 2048)
-    fields = {**_SIZES, "vocab_size": vocab_size, **special, **(config or {})}
+    eos = {"eos_token_id": 2} if has_tokenizer else {}
+    fields = {**_SIZES, "vocab_size": vocab_size, **eos, **special, **(config or {})}
     kind = getattr(transformers, architecture)
     torch.manual_seed(seed)
     model = kind(kind.config_class(**fields)).eval()
