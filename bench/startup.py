@@ -85,7 +85,7 @@ class Start:
         self._note("HTTP port answers")
         self._note("ready")
         models = json.loads((await client.get("/v1/models")).last_frame)
-        body = {"model": models["data"][0]["id"], "prompt": "one two three", "max_tokens": 1}
+        body = {"model": models["data"][0]["id"], "prompt": "one two three", "max_tokens": 1, "temperature": 0}
         answer = await client.post("/v1/completions", json.dumps(body).encode())
         if answer.error:
             raise RuntimeError(answer.error)
@@ -108,6 +108,7 @@ def _awaited(body: bytes) -> str:
     except ValueError:
         return ""
     text = str(answer.get("detail") or answer.get("error", {}).get("message", ""))
+    text = text.removeprefix("The server is not ready: ").removeprefix("waiting for ").rstrip(".")
     return "".join("#" if letter.isdigit() else letter for letter in text)
 
 
