@@ -17,6 +17,9 @@ from quire.shared.messages import Accepted, LogprobEntry
 _UNMERGED = 8
 """Deltas of a choice (on average) that wait one by one: each becomes its own chunk."""
 
+_MERGED_CHARACTERS = 65536
+"""Of one delta: adding to a longer text would cost more than it saves."""
+
 
 class Delta(msgspec.Struct, gc=False):
     """What is new of one choice."""
@@ -141,7 +144,7 @@ class Mailbox:
         if not tails:
             tails.update((waiting.index, waiting) for waiting in self._pending)
         tail = tails.get(delta.index)
-        if tail is None:
+        if tail is None or len(tail.text) > _MERGED_CHARACTERS:
             self._pending.append(delta)
             tails[delta.index] = delta
         else:

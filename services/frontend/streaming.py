@@ -24,6 +24,8 @@ _HEADERS = [
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 ]
+_MAX_SEND_BYTES = 256 << 10
+"""What is handed to a connection at once, however much waits for a slow reader."""
 _DONE = b"data: [DONE]\n\n"
 _KEEP_ALIVE = b": keep-alive\n\n"
 
@@ -84,6 +86,9 @@ class EventStream:
                     delta = scored(delta)
                 tally.add(delta, n)
                 frames += chunks(delta)
+                if len(frames) > _MAX_SEND_BYTES:
+                    await self._send(frames)
+                    frames = b""
             if tally.num_open == 0:
                 await self._send(frames + self._answer.closing() + _DONE, more=False)
                 return

@@ -96,6 +96,8 @@ class FakeTokenizer:
         self.reports: dict[str, Report] = {}
         self.extra_known: list[Report] = []
         self.samples: dict[str, float] = {}
+        self.num_finished = 0
+        """Choices that have ended by themselves."""
         self._waiting: list[tuple[float, Callable[[], None]]] = []
         self._ended: set[int] = set()
         self._server: Server[ToTokenizer] = self.service.listen(ToTokenizer)
@@ -176,7 +178,7 @@ class FakeTokenizer:
 
     def _script(self, text: str, generate: Generate, choice: int) -> Row:
         if "!flood" in text:
-            return Row(["x" * 4096] * 20_000)
+            return Row(["x" * 4096] * 2_000)
         if "!error" in text:
             return Row(["par", "tial"], "error", message="The worker stumbled.")
         if "!stuck" in text:
@@ -223,6 +225,7 @@ class FakeTokenizer:
             prompt_logprobs=prompt_logprobs,
         )
         self.send(peer, batch)
+        self.num_finished += len(ends)
         if any(step + 1 < len(row.texts) for row in rows):
             if pause:
                 self.later(pause, lambda: self._step(peer, generate, rows, step + 1, pause))
