@@ -12,6 +12,7 @@ import asyncio
 import bisect
 import gc
 import json
+import os
 import struct
 import sys
 from collections.abc import Sequence
@@ -197,6 +198,7 @@ def parser() -> argparse.ArgumentParser:
     add("--seconds", type=float, default=6.0, help="length of a paced scenario (default: %(default)s)")
     add("--flat-tokens", type=int, default=2000, help="of each stream flat out (default: %(default)s)")
     add("--first-tokens", type=int, default=40, help="requests for the time to first token (default: %(default)s)")
+    add("--nice", type=int, default=0, help="of all processes and the client; below 0 needs the right to")
     add("--rounds", type=int, default=1, help="of which medians are reported (default: %(default)s)")
     add("--out", help="JSON file; a bare name goes to bench/results/")
     return made
@@ -204,6 +206,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
+    if options.nice:
+        os.nice(options.nice)
     try:
         rounds = run_on_loop(all_rounds(options))
     except RuntimeError as error:
