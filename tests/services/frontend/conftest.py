@@ -120,7 +120,8 @@ class FakeTokenizer:
         published = 0.0
         was_ready = None
         while self._is_open:
-            wait([self._server], 0.005 if self._waiting else 0.02)
+            due_in = min((when for when, _ in self._waiting), default=float("inf")) - time.monotonic()
+            wait([self._server], max(0.0, min(0.02, due_in)))
             while (item := self._server.receive()) is not None:
                 self._on_message(*item)
             now = time.monotonic()
@@ -178,7 +179,7 @@ class FakeTokenizer:
 
     def _script(self, text: str, generate: Generate, choice: int) -> Row:
         if "!flood" in text:
-            return Row(["x" * 4096] * 2_000)
+            return Row(["~" * 4096] * 2_000, None if "!flood-on" in text else "length")
         if "!error" in text:
             return Row(["par", "tial"], "error", message="The worker stumbled.")
         if "!stuck" in text:

@@ -96,7 +96,7 @@ def test_a_quiet_stream_carries_comments(fake: Any, start: Callable[..., Any]) -
 
 def test_a_stalled_reader_is_aborted_and_delays_nobody(fake: Any, start: Callable[..., Any]) -> None:
     frontend = start("--stall-timeout", "0.5").wait_ready()
-    stalled = post_raw(frontend, {"prompt": "!flood", "stream": True}, receive_buffer=4096)
+    stalled = post_raw(frontend, {"prompt": "!flood-on", "stream": True}, receive_buffer=4096)
     assert frontend.client.post("/v1/completions", json={"prompt": "x"}).status_code == 200
     eventually(lambda: "slow_reader" in causes(fake))
     eventually(lambda: frontend.client.get("/status").json()["in_flight"] == 0)
@@ -114,7 +114,7 @@ def test_a_slow_reader_gets_everything(fake: Any, start: Callable[..., Any]) -> 
         part = connection.recv(1 << 20)
         assert part
         received += part
-    assert received.count(b"x") == 4096 * 2000
+    assert received.count(b"~") == 4096 * 2000
     assert received.count(b"data: ") < 1000
     connection.close()
 
