@@ -44,18 +44,18 @@ def run(*argv: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_sigterm_leaves_no_process_no_socket_and_exit_code_zero():
-    server = RunningServer().until_ready()
-    pids = server.pids()
-    assert {name.partition("-")[0] for name in pids} >= {"frontend", "tokenizer", "engine", "worker"}
-    assert server.stop() == 0
-    assert not [name for name, pid in pids.items() if is_alive(pid)]
-    assert not (server.run_dir / "run").exists() or not os.listdir(server.run_dir / "run")
+    with serving() as server:
+        pids = server.pids()
+        assert {name.partition("-")[0] for name in pids} >= {"frontend", "tokenizer", "engine", "worker"}
+        assert server.stop() == 0
+        assert not [name for name, pid in pids.items() if is_alive(pid)]
+        assert not (server.run_dir / "run").exists() or not os.listdir(server.run_dir / "run")
 
 
 def test_sigterm_lets_a_stream_finish():
     async def stream_through_the_end(server: RunningServer):
         client = LoadClient(Target.parse(server.url), keeps_texts=True)
-        body = {"messages": [{"role": "user", "content": "Count from 1 to 60"}], "stream": True, "temperature": 0}
+        body = {"messages": [{"role": "user", "content": "Count from 1 to 60"}], "stream": True, "max_tokens": 150}
         task = asyncio.ensure_future(client.post(CHAT, json.dumps(body).encode()))
         while not server.samples().get("vllm:generation_tokens_total"):
             await asyncio.sleep(0.01)
@@ -64,10 +64,10 @@ def test_sigterm_lets_a_stream_finish():
         client.close()
         return answer
 
-    server = RunningServer().until_ready()
-    answer = asyncio.run(stream_through_the_end(server))
-    assert answer.is_done and not answer.error and json.loads(answer.texts[-1])
-    assert server.stop() == 0
+    with serving() as server:
+        answer = asyncio.run(stream_through_the_end(server))
+        assert answer.is_done and not answer.error and json.loads(answer.texts[-1])
+        assert server.stop() == 0
 
 
 @pytest.mark.parametrize("victim", ["tokenizer-0", "engine-0", "worker-0-0"])
@@ -83,24 +83,24 @@ def test_a_killed_service_is_named_no_request_hangs_and_the_exit_code_is_one(vic
         client.close()
         return answers
 
-    server = RunningServer().until_ready()
-    pids = server.pids()
-    answers = asyncio.run(stream_into_the_kill(server))
-    assert len(answers) == 6
-    assert server.process.wait(60) == 1
-    server.stop()
-    last = server.output.strip().splitlines()[-1]
-    assert victim in last and ("SIGKILL" in last or "signal 9" in last), server.output
-    assert not [name for name, pid in pids.items() if is_alive(pid)]
+    with serving() as server:
+        pids = server.pids()
+        answers = asyncio.run(stream_into_the_kill(server))
+        assert len(answers) == 6
+        assert server.process.wait(60) == 1
+        server.stop()
+        last = server.output.strip().splitlines()[-1]
+        assert victim in last and ("SIGKILL" in last or "signal 9" in last), server.output
+        assert not [name for name, pid in pids.items() if is_alive(pid)]
 
 
 def test_a_killed_launcher_takes_the_whole_tree_with_it():
-    server = RunningServer().until_ready()
-    pids = server.pids()
-    server.process.kill()
-    server.process.wait(10)
-    until(lambda: not [name for name, pid in pids.items() if is_alive(pid)])
-    server.stop()
+    with serving() as server:
+        pids = server.pids()
+        server.process.kill()
+        server.process.wait(10)
+        until(lambda: not [name for name, pid in pids.items() if is_alive(pid)])
+        server.stop()
 
 
 def test_tokenizers_scale_up_and_down_on_a_live_server():
@@ -123,7 +123,7 @@ def test_tokenizers_scale_up_and_down_on_a_live_server():
         (["serve", "/no/such/folder"], "/no/such/folder"),
         (["serve", "--port", "99999"], "out of range"),
         (["serve", "--no-such-flag"], "--no-such-flag"),
-        (["run", "nothing"], "nothing"),
+        (["run", "nothing"], "frontend,tokenizer,engine,worker"),
         (["scale", "tokenizer=2", "--run-dir", "/tmp/quire-nobody-here"], "quire"),
     ],
 )
@@ -161,6 +161,7 @@ def test_an_api_key_is_asked_for_everywhere_but_at_the_probes():
         server.get("/health")
         with pytest.raises(urllib.error.HTTPError) as error:
             server.get("/v1/models")
+        error.value.close()
         assert error.value.code == 401
         with open(f"/proc/{server.pids()['frontend-0']}/cmdline") as command_line:
             assert "sesame" not in command_line.read()

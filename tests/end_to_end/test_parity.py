@@ -18,10 +18,11 @@ import transformers
 sys.path.insert(0, str(Path(__file__).parents[1] / "services" / "engine"))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from checkpoints import FAMILIES, make_checkpoint  # noqa: E402
-from engine_under_test import EngineUnderTest, submit  # noqa: E402
-from quire.services.worker.model_runner import ModelRunner  # noqa: E402
-from quire.shared.messages import Configure  # noqa: E402
+from checkpoints import FAMILIES, make_checkpoint
+from engine_under_test import EngineUnderTest, submit
+
+from quire.services.worker.model_runner import ModelRunner
+from quire.shared.messages import Configure
 
 NUM_NEW = 64
 BLOCK_SIZE = 16
