@@ -26,12 +26,13 @@ _SANE_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 class Exchange:
     """`request_id` is the client's X-Request-Id if it sent a sane one, else `own_id`."""
 
-    __slots__ = ("_receive", "_send", "common_headers", "has_started", "key_name", "request_id", "scope", "status")
+    __slots__ = ("_receive", "common_headers", "has_started", "key_name", "request_id", "scope", "send", "status")
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, own_id: str) -> None:
         self.scope = scope
         self._receive = receive
-        self._send = send
+        self.send = send
+        """Raw ASGI; waits while the client takes nothing and much is unsent."""
         given = self.header(b"x-request-id")
         self.request_id = given if given is not None and _SANE_ID.fullmatch(given) else own_id.encode()
         self.common_headers: Headers = [(b"x-request-id", self.request_id)]
@@ -79,11 +80,7 @@ class Exchange:
     async def start(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
         self.has_started = True
         self.status = status
-        await self._send({"type": "http.response.start", "status": status, "headers": [*headers, *self.common_headers]})
-
-    async def send(self, body: bytes, more: bool = True) -> None:
-        """A piece of the body; waits while the client takes nothing and much is unsent."""
-        await self._send({"type": "http.response.body", "body": body, "more_body": more})
+        await self.send({"type": "http.response.start", "status": status, "headers": [*headers, *self.common_headers]})
 
     async def respond(
         self, status: int, body: bytes, content_type: bytes = JSON, headers: Sequence[tuple[bytes, bytes]] = ()
@@ -92,7 +89,7 @@ class Exchange:
         length = (b"content-length", b"%d" % len(body))
         kind = [(b"content-type", content_type)] if body else []
         await self.start(status, [*kind, length, *headers])
-        await self.send(body, more=False)
+        await self.send({"type": "http.response.body", "body": body, "more_body": False})
 
     async def respond_error(self, error: ApiError, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
         extra = list(headers)

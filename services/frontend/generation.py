@@ -178,7 +178,8 @@ class _Generation:
 
     async def _stream(self, answer: Answer, tally: Tally) -> None:
         stream = EventStream(self._exchange, self._mailbox, answer, self._asked, tally, self._on_first)
-        task = asyncio.current_task()
+        # A task of its own: a delta then wakes three coroutines and not all those between it and the route.
+        task = self._app.loop.create_task(stream.run())
         is_stalled = False
 
         def on_stall() -> None:
@@ -188,12 +189,11 @@ class _Generation:
             transport = self._exchange.scope.get("quire.transport")
             if transport is not None:
                 transport.abort()  # closing would wait for the reader to take what is unsent
-            if task is not None:
-                task.cancel()
+            task.cancel()
 
         self._app.watchdog.add(stream, on_stall)
         try:
-            await stream.run()
+            await task
         except asyncio.CancelledError:
             if not is_stalled:
                 raise

@@ -116,7 +116,8 @@ class Mailbox:
     async def settled(self) -> list[Accepted]:
         """Wait for every prompt's yes. Raises what it failed with: ApiError, or ClientGone."""
         while self.num_awaited and self._failure is None:
-            await self._sleep()
+            waiter = self._waiter = self._loop.create_future()
+            await waiter
         if self._failure is not None:
             raise self._failure
         return [accepted for accepted in self.accepted if accepted is not None]
@@ -124,20 +125,21 @@ class Mailbox:
     async def take(self) -> list[Delta]:
         """All deltas that wait, in order; at least one, or none when woken. Raises what it failed with."""
         if not self._pending and self._failure is None:
-            await self._sleep()
+            waiter = self._waiter = self._loop.create_future()
+            await waiter
+        pending = self.take_now()
+        if not pending and self._failure is not None:
+            raise self._failure
+        return pending
+
+    def take_now(self) -> list[Delta]:
+        """All deltas that wait, in order; may be none."""
         pending = self._pending
         if pending:
             self._pending = []
             if self._tails:
                 self._tails = {}
-            return pending
-        if self._failure is not None:
-            raise self._failure
         return pending
-
-    async def _sleep(self) -> None:
-        waiter = self._waiter = self._loop.create_future()
-        await waiter
 
     def _merge(self, delta: Delta) -> None:
         tails = self._tails

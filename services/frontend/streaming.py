@@ -72,7 +72,7 @@ class EventStream:
         is_scoring, chunks = self._asked.is_scoring, self._answer.chunks
         is_first = True
         while True:
-            deltas = await mailbox.take()
+            deltas = mailbox.take_now() or await mailbox.take()
             if not deltas:
                 await self._send(_KEEP_ALIVE)
                 continue
@@ -97,7 +97,7 @@ class EventStream:
 
     async def _send(self, data: bytes, more: bool = True) -> None:
         self.is_sending = True
-        await self._exchange.send(data, more)
+        await self._exchange.send({"type": "http.response.body", "body": data, "more_body": more})
         self.is_sending = False
         self.has_moved = True
 

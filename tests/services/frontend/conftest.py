@@ -187,7 +187,7 @@ class FakeTokenizer:
         if "!long" in text:
             return Row([f"w{i} " for i in range(200)], "length")
         if "!unicode" in text:
-            return Row(["", "é", "", "\u2028\u0000\"\\", "😀", "\n"], "stop")
+            return Row(["", "é", "", '\u2028\u0000"\\', "😀", "\n"], "stop")
         if "!stop" in text:
             return Row(["one", " two"], "stop", "END" if "!stop-string" in text else 7)
         return Row(["Hello", "", " wor", "ld", f" {choice}"], "stop")

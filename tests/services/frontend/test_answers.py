@@ -191,7 +191,9 @@ def test_a_slow_reader_gets_the_same_answer(script: Scripted, data: st.DataObjec
 
 def test_text_is_escaped_exactly_once() -> None:
     text = '\u2028\0"\\\n\r\x7f</script>😀é'
-    (chunk, finish) = streamed(ChatAnswer, BARE, [Accepted(1, 1)], [Delta(0, text, 1), Delta(0, finish_reason="stop")])[1:]  # type: ignore[arg-type]
+    (chunk, finish) = streamed(ChatAnswer, BARE, [Accepted(1, 1)], [Delta(0, text, 1), Delta(0, finish_reason="stop")])[
+        1:
+    ]  # type: ignore[arg-type]
     assert chunk["choices"][0]["delta"] == {"content": text}
     assert finish["choices"][0]["finish_reason"] == "stop"
 
@@ -214,7 +216,9 @@ def test_bytes_of_half_characters_are_kept() -> None:
 
 @pytest.mark.parametrize("writes_ids", [False, True])
 def test_tokens_can_be_written_as_ids(writes_ids: bool) -> None:
-    delta = Delta(0, "x", 1, tokens=[LogprobEntry(5, b"x", -1.0)], top=[[LogprobEntry(6, b"y", -2.0)]], finish_reason="stop")
+    delta = Delta(
+        0, "x", 1, tokens=[LogprobEntry(5, b"x", -1.0)], top=[[LogprobEntry(6, b"y", -2.0)]], finish_reason="stop"
+    )
     what = asked(logprobs=1, writes_token_ids=writes_ids)
     (choice,) = whole(CompletionAnswer, what, [Accepted(1, 1)], [delta])["choices"]  # type: ignore[arg-type]
     assert choice["logprobs"]["tokens"] == (["token_id:5"] if writes_ids else ["x"])

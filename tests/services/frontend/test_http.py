@@ -127,7 +127,7 @@ def test_stop_reason_is_what_ended_it(frontend: Any, prompt: str, reason: Any) -
 
 
 def test_unicode_survives(frontend: Any) -> None:
-    text = "é\u2028\0\"\\😀\n"
+    text = 'é\u2028\0"\\😀\n'
     assert frontend.client.post("/v1/completions", json={"prompt": "!unicode"}).json()["choices"][0]["text"] == text
     chunks = events(frontend.client.post("/v1/completions", json={"prompt": "!unicode", "stream": True}))
     assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == text
@@ -273,8 +273,12 @@ def test_a_large_body_within_the_limit_is_taken(frontend: Any) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("fields", [{"temperature": 3}, {"n": "two"}, {"stop": [""]}, {"guided_regex": "a"}, {"seed": 2**70}])
-def test_bad_fields_are_400_before_headers_also_for_streams(frontend: Any, stream: bool, fields: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "fields", [{"temperature": 3}, {"n": "two"}, {"stop": [""]}, {"guided_regex": "a"}, {"seed": 2**70}]
+)
+def test_bad_fields_are_400_before_headers_also_for_streams(
+    frontend: Any, stream: bool, fields: dict[str, Any]
+) -> None:
     response = frontend.client.post("/v1/chat/completions", json=say("x", stream=stream, **fields))
     assert response.status_code == 400
     assert (error_of(response)["param"] or "").startswith(next(iter(fields)))
@@ -347,7 +351,7 @@ def test_too_many_headers_are_refused(frontend: Any, headers: bytes) -> None:
 
 
 def test_metrics_merge_all_services(frontend: Any, tokenizer: Any) -> None:
-    tokenizer.samples = {'vllm:num_requests_running': 3.0, 'vllm:request_success_total{finished_reason="stop"}': 2.0}
+    tokenizer.samples = {"vllm:num_requests_running": 3.0, 'vllm:request_success_total{finished_reason="stop"}': 2.0}
     frontend.client.post("/v1/completions", json={"prompt": "x"})
     while "vllm:num_requests_running" not in (text := frontend.client.get("/metrics").text):
         pass
@@ -364,7 +368,9 @@ def test_the_openai_sdk_takes_every_answer(frontend: Any) -> None:
         answer = client.chat.completions.create(model="demo", messages=MESSAGES, n=2, logprobs=True, top_logprobs=2)  # type: ignore[arg-type]
         assert [choice.message.content for choice in answer.choices] == ["Hello world 0", "Hello world 1"]
         assert answer.usage is not None and answer.usage.total_tokens == 12
-        with client.chat.completions.stream(model="demo", messages=MESSAGES, stream_options={"include_usage": True}) as stream:  # type: ignore[arg-type]
+        with client.chat.completions.stream(
+            model="demo", messages=MESSAGES, stream_options={"include_usage": True}
+        ) as stream:  # type: ignore[arg-type]
             final = stream.get_final_completion()
         assert final.choices[0].message.content == "Hello world 0"
         assert final.choices[0].message.role == "assistant"

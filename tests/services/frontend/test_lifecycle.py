@@ -22,7 +22,9 @@ def eventually(is_true: Callable[[], object], seconds: float = 10.0) -> None:
         time.sleep(0.005)
 
 
-def post_raw(frontend: Any, body: dict[str, Any], path: str = "/v1/completions", receive_buffer: int = 0) -> socket.socket:
+def post_raw(
+    frontend: Any, body: dict[str, Any], path: str = "/v1/completions", receive_buffer: int = 0
+) -> socket.socket:
     """A request on a connection of its own, for tests that read little or nothing."""
     data = json.dumps(body).encode()
     connection = socket.socket()
@@ -41,7 +43,9 @@ def causes(fake: Any) -> list[str]:
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("prompt", ["!silent", "!hang", "!stuck"])
-def test_a_gone_client_is_aborted_wherever_its_request_is(tokenizer: Any, frontend: Any, prompt: str, stream: bool) -> None:
+def test_a_gone_client_is_aborted_wherever_its_request_is(
+    tokenizer: Any, frontend: Any, prompt: str, stream: bool
+) -> None:
     """Before its yes, queued, and in mid-stream."""
     before = len(tokenizer.generates)
     connection = post_raw(frontend, {"prompt": [prompt, prompt], "stream": stream})
@@ -119,7 +123,9 @@ def test_a_slow_reader_gets_everything(fake: Any, start: Callable[..., Any]) -> 
     connection.close()
 
 
-def test_nothing_is_served_until_a_tokenizer_is_ready(run_dir: Path, start: Callable[..., Any], fake_class: Any) -> None:
+def test_nothing_is_served_until_a_tokenizer_is_ready(
+    run_dir: Path, start: Callable[..., Any], fake_class: Any
+) -> None:
     frontend = start().wait_answering()
     waiting = frontend.client.get("/ready")
     assert waiting.status_code == 503 and waiting.headers["retry-after"] == "1"

@@ -260,7 +260,9 @@ def test_greedy_ignores_what_only_sampling_uses() -> None:
 
 
 def test_fields_win_over_the_checkpoints_defaults_and_those_over_ours() -> None:
-    defaults = GenerationDefaults(temperature=0.6, top_p=0.9, top_k=20, min_p=0.05, repetition_penalty=1.1, max_tokens=99)
+    defaults = GenerationDefaults(
+        temperature=0.6, top_p=0.9, top_k=20, min_p=0.05, repetition_penalty=1.1, max_tokens=99
+    )
     card = msgspec.structs.replace(CARD, defaults=defaults)
     plain = sampling_params(parse_chat(chat())[0], card)
     assert (plain.temperature, plain.top_p, plain.top_k, plain.min_p) == (0.6, 0.9, 20, 0.05)
