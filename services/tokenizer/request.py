@@ -31,6 +31,7 @@ class Request:
         "resumed_texts",
         "returns_prompt_ids",
         "shows_stop",
+        "skips_special",
     )
 
     def __init__(self, job: Job, engine: str, outbox: Outbox) -> None:
@@ -41,6 +42,7 @@ class Request:
         self.engine = engine
         self.outbox = outbox
         self.shows_stop = generate.text.include_stop_str_in_output
+        self.skips_special = generate.text.skip_special_tokens
         self.returns_prompt_ids = generate.text.return_prompt_ids
         self.is_submitted = False
         self.is_accepted = False

@@ -32,6 +32,7 @@ from .engine_client import Engines
 from .model import Model, load_model
 from .outbox import Outbox
 from .preparation import Job, Preparation, Prepared
+from .reporting import Reporting
 from .request import Request
 from .stats import Stats
 from .tokenizer_files import TokenizerFilesError
@@ -39,7 +40,6 @@ from .translation import add_resumed, end_request, translate
 
 logger = logging.getLogger("quire.tokenizer")
 
-REPORT_SECONDS = 1.0
 RETRY_SECONDS = 1.0
 _SWITCH_SECONDS = 0.0005
 """How long an encoding thread may keep the interpreter from the event loop."""
@@ -61,18 +61,16 @@ class TokenizerService:
         self._lanes: EncodingLanes | None = None
         self._requests: dict[int, Request] = {}
         self._outboxes: dict[str, Outbox] = {}
-        self._frontend_reports: dict[str, Report] = {}
         self._stats = Stats()
-        self._is_draining = False
-        self._state = ("", "")
-        self._next_report = 0.0
+        self._reporting = Reporting(service, self._above, self._engines, self._stats)
 
     def load(self, model: Model) -> None:
         """From here on requests can be prepared."""
         self._model = model
         preparation = Preparation(model.tokenizer, model.template)
         self._lanes = EncodingLanes(preparation.prepare, self._on_prepared, self._loop)
-        self._publish()
+        self._reporting.model = model
+        self._reporting.publish()
 
     # --- from above -----------------------------------------------------------------------------------
 
@@ -86,7 +84,7 @@ class TokenizerService:
             case Hello():
                 self._above.hear(peer, message)
             case Report():
-                self._frontend_reports[peer] = message
+                self._reporting.frontends[peer] = message
 
     def _generate(self, peer: str, generate: Generate) -> None:
         if generate.request_id in self._requests:
@@ -94,9 +92,9 @@ class TokenizerService:
                 "request %d from %s is under way already; its second coming is ignored", generate.request_id, peer
             )
             return
-        chosen = None if self._is_draining else self._engines.choose()
+        chosen = None if self._reporting.is_draining else self._engines.choose()
         if self._model is None or self._lanes is None or chosen is None:
-            sentence = "the server is shutting down" if self._is_draining else "no engine is ready"
+            sentence = "the server is shutting down" if self._reporting.is_draining else "no engine is ready"
             self._server.send(peer, refused(generate.request_id, SERVICE_UNAVAILABLE, sentence, None, RETRY_SECONDS))
             self._stats.refused(SERVICE_UNAVAILABLE.code)
             return
@@ -138,7 +136,7 @@ class TokenizerService:
                 self._drop(request)
 
     def _on_frontend_gone(self, peer: str) -> None:
-        self._frontend_reports.pop(peer, None)
+        self._reporting.frontends.pop(peer, None)
         self._outboxes.pop(peer, None)
         for request in [request for request in self._requests.values() if request.outbox.frontend == peer]:
             self._abort(Abort(request.request_id, None, "peer_gone"))
@@ -158,12 +156,17 @@ class TokenizerService:
             case Report():
                 if self._model is not None and message.card is not None:
                     self._model.tokenizer.texts.grow(message.card.vocab_size)
-                self._publish_if_changed()
+                self._reporting.publish_if_changed()
 
     def _translate(self, engine: str, batch: TokenBatch) -> None:
         if self._model is None:
             return  # and so no request either
-        translation = translate(batch, self._requests, self._model.tokenizer.texts.token_bytes)
+        try:
+            translation = translate(batch, self._requests, self._model.tokenizer.texts)
+        except Exception:
+            logger.exception("a step of %s could not be turned to text; its requests are ended", engine)
+            self._end_broken(engine, batch.request_ids)
+            return
         for outbox in translation.outboxes:
             self._flush(outbox)
         for abort in translation.aborts:
@@ -193,7 +196,7 @@ class TokenizerService:
         """Nothing more will come of what this engine had: end it all now."""
         for request in [request for request in self._requests.values() if request.engine == engine]:
             self._end_lost(request)
-        self._publish_if_changed()
+        self._reporting.publish_if_changed()
 
     def _end_lost(self, request: Request, message: str = _LOST) -> None:
         if not request.is_accepted:
@@ -202,6 +205,12 @@ class TokenizerService:
         end_request(request, "error", message)
         self._flush(request.outbox)
         self._drop(request)
+
+    def _end_broken(self, engine: str, request_ids: list[int]) -> None:
+        """End requests whose rows this service could not handle: a hole in a text is worse than an end."""
+        for request in [self._requests[each] for each in set(request_ids) if each in self._requests]:
+            self._engines.send(engine, Abort(request.request_id, None, "shutdown"))
+            self._end_lost(request, "an internal error ended this request; the server's log says why")
 
     # --- requests end ---------------------------------------------------------------------------------
 
@@ -227,47 +236,15 @@ class TokenizerService:
         """Neighbours and reports; to be called every POLL_SECONDS."""
         self._above.poll()
         self._engines.poll()
-        if time.monotonic() >= self._next_report:
-            self._publish()
-
-    def _current_state(self) -> tuple[str, str, float]:
-        """(state, what is awaited, progress of it)."""
-        if self._is_draining:
-            return "draining", f"{len(self._requests)} requests are still running", 0.0
-        if self._model is None:
-            return "starting", "loading the tokenizer", 0.0
-        if self._engines.choose() is not None:
-            return "ready", "", 1.0
-        for report in self._engines.reports:
-            return "starting", f"{report.name}: {report.detail or report.state}", report.progress
-        return "starting", "waiting for an engine", 0.0
-
-    def _publish_if_changed(self) -> None:
-        if self._current_state()[:2] != self._state:
-            self._publish()
-
-    def _publish(self) -> None:
-        self._next_report = time.monotonic() + REPORT_SECONDS
-        state, detail, progress = self._current_state()
-        self._state = (state, detail)
-        chosen = self._engines.choose()
-        card = None if self._model is None or chosen is None else self._model.card(chosen[1])
-        known: list[Report] = []
-        for report in self._engines.reports:
-            known += [msgspec.structs.replace(report, known=[], card=None), *report.known]
-        known += self._frontend_reports.values()
-        samples = self._stats.samples(len(self._requests))
-        report = self._service.report(
-            state, detail, progress, self._stats.steps, samples=samples, card=card, known=known
-        )
-        self._above.publish(report)
+        self._reporting.num_requests = len(self._requests)
+        self._reporting.poll()
 
     # --- the end --------------------------------------------------------------------------------------
 
     async def drain(self, timeout_seconds: float, hurry: asyncio.Event) -> None:
         """Admit nothing more, let what runs finish until the time is over or `hurry` is set, then end the rest."""
-        self._is_draining = True
-        self._publish()
+        self._reporting.is_draining = True
+        self._reporting.publish()
         deadline = time.monotonic() + timeout_seconds
         while self._requests and time.monotonic() < deadline and not hurry.is_set():
             await asyncio.sleep(0.02)

@@ -62,10 +62,8 @@ def token_strings(tokenizer: Tokenizer) -> list[str]:
     return strings
 
 
-def byte_table(tokenizer: Tokenizer) -> list[bytes] | None:
-    """Bytes by token id; None when this tokenizer's decoder does more than join bytes."""
-    kinds = decoder_kinds(tokenizer)
-    strings = token_strings(tokenizer)
+def byte_table(strings: list[str], kinds: set[str]) -> list[bytes] | None:
+    """Bytes by token id, of token strings by id; None when a decoder of these kinds does more than join bytes."""
     if "ByteLevel" in kinds and kinds <= {"ByteLevel", "Fuse"}:
         return [_byte_level(string) for string in strings]
     if kinds and kinds <= {"Replace", "ByteFallback", "Fuse", "Strip", "Metaspace"}:
@@ -93,10 +91,10 @@ def component(part: object) -> dict:
 
 
 def _byte_level_alphabet() -> dict[int, int]:
-    """GPT-2's printable stand-ins: a character's code to its byte."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in set(printable)]
-    return {byte: byte for byte in printable} | {256 + n: byte for n, byte in enumerate(others)}
+    """GPT-2's printable stand-ins: a character's code to its byte; to no byte for the codes it does not use."""
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = [byte for byte in range(256) if byte not in printable]
+    return dict.fromkeys(others, 0xFFFF) | {256 + n: byte for n, byte in enumerate(others)}
 
 
 _ALPHABET = _byte_level_alphabet()
@@ -104,8 +102,8 @@ _ALPHABET = _byte_level_alphabet()
 
 def _byte_level(token: str) -> bytes:
     try:
-        return bytes([_ALPHABET[ord(char)] for char in token])
-    except KeyError:
+        return token.translate(_ALPHABET).encode("latin-1")
+    except UnicodeEncodeError:
         return token.encode()  # an added token, written as it is
 
 

@@ -46,12 +46,13 @@ class TextTokenizer:
         self._plain = _plain_copy(backend, added)
         self._marks = _Marks(self._plain, added)
         self._added_strings = {token_id: token.content for token_id, token in added.items()}
-        table = byte_table(backend)
+        strings = token_strings(backend)
+        table = byte_table(strings, decoder_kinds(backend))
         self._has_byte_table = table is not None
         if table is None:
-            table = [string.encode() for string in token_strings(backend)]
+            table = [string.encode() for string in strings]
         self.texts = TokenTexts.make(table, self.special_ids)
-        self.max_chars_per_token = _max_chars_per_token(backend)
+        self.max_chars_per_token = _max_chars_per_token(backend, max(map(len, strings), default=1))
 
     def encode_texts(self, texts: Sequence[str], add_special_tokens: bool) -> list[list[int]]:
         """Ids of plain texts; no string in them becomes a special token. Releases the GIL."""
@@ -150,7 +151,7 @@ class _Marks:
         return "".join(parts), special_ids
 
 
-def _max_chars_per_token(backend: Tokenizer) -> int | None:
+def _max_chars_per_token(backend: Tokenizer, longest: int) -> int | None:
     """How many characters of a text one id can stand for; None when that cannot be said."""
     kinds = decoder_kinds(backend)
     if "ByteLevel" not in kinds and "ByteFallback" not in kinds:
@@ -167,4 +168,4 @@ def _max_chars_per_token(backend: Tokenizer) -> int | None:
         if factor is None:
             return None
         shrink *= factor
-    return shrink * max(map(len, token_strings(backend)), default=1)
+    return shrink * longest

@@ -7,7 +7,8 @@ Knows no links.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import msgspec
 
@@ -17,6 +18,7 @@ from .choice_text import ChoiceText
 from .logprobs import text_logprobs
 from .outbox import Outbox
 from .request import Request
+from .token_bytes import TokenTexts
 from .token_ids import unpack_ids
 
 
@@ -31,16 +33,26 @@ class Translation(msgspec.Struct):
     """Requests without an open choice."""
 
 
-def translate(batch: TokenBatch, requests: Mapping[int, Request], token_bytes: Sequence[bytes]) -> Translation:
+class _Row(NamedTuple):
+    """Where a row of the batch went, for what refers to it."""
+
+    request: Request
+    row: int
+    """In its outbox."""
+    token_ids: list[int]
+    num_shown: int
+    """Of the tokens; the text of one that stops its choice is left out."""
+
+
+def translate(batch: TokenBatch, requests: Mapping[int, Request], texts: TokenTexts) -> Translation:
     """Append every row of `batch` to its frontend's outbox."""
     translation = Translation()
     outboxes: dict[Outbox, None] = {}
-    finished = {end.row: end for end in batch.finished} if batch.finished else None
+    finished = {end.row: end for end in batch.finished}
     has_extras = bool(batch.started or batch.logprobs or batch.prompt_logprobs)
-    rows: list[tuple[Request, int, int, int] | None] = []
+    rows: dict[int, _Row] = {}
     get = requests.get
-    choice_indices = batch.choices
-    counts = batch.counts
+    choice_indices, counts = batch.choices, batch.counts
     ids = unpack_ids(batch.token_ids)
     place = 0
     for row, request_id in enumerate(batch.request_ids):
@@ -50,56 +62,42 @@ def translate(batch: TokenBatch, requests: Mapping[int, Request], token_bytes: S
         request = get(request_id)
         choice_index = choice_indices[row]
         if request is None or not request.choices or (choice := request.choices[choice_index]) is None:
-            if has_extras:
-                rows.append(None)
             continue
-        end = None if finished is None else finished.get(row)
+        end = finished.get(row)
+        used = num_shown = count
         if count == 1 and end is None:
-            token_id = ids[start]
-            text = choice.push(token_id)
-            used = place
-        elif end is None or end.reason != "stop":
-            text, used = _push_all(choice, ids, start, place)
+            text = choice.push(ids[start])
         else:
-            text, used = _push_stopped(choice, ids, start, place, request.shows_stop)
-        if end is not None and choice.found is None:
-            text += choice.flush()
+            text, used, num_shown = _push_all(choice, ids[start:place], end, request.shows_stop)
         outbox = request.outbox
         outboxes[outbox] = None
         outbox.request_ids.append(request_id)
         outbox.choices.append(choice_index)
         outbox.texts.append(text)
-        outbox.counts.append(used - start)
-        if count == 1:
-            outbox.token_ids.append(ids[start])
-        else:
-            outbox.token_ids += ids[start:used]
+        outbox.counts.append(used)
+        outbox.token_ids += ids[start : start + used]
         if has_extras:
-            rows.append((request, len(outbox.counts) - 1, start, used))
+            rows[row] = _Row(request, len(outbox.counts) - 1, ids[start : start + used], num_shown)
         if end is not None or choice.found is not None:
             _end(translation, request, choice_index, choice.found, end)
     if has_extras:
-        _add_extras(batch, rows, ids, token_bytes)
+        _add_extras(batch, rows, texts)
     translation.outboxes = list(outboxes)
     return translation
 
 
-def _push_all(choice: ChoiceText, ids: list[int], start: int, stop: int) -> tuple[str, int]:
-    """The text of several tokens, and where in `ids` they end: after the one that completes a stop string."""
+def _push_all(choice: ChoiceText, token_ids: list[int], end: Finished | None, shows_stop: bool) -> tuple[str, int, int]:
+    """The text of a row; how many of its tokens count (up to one that completes a stop string), how many have text."""
+    is_silent = end is not None and end.reason == "stop" and not shows_stop
+    num_shown = len(token_ids) - 1 if is_silent and token_ids else len(token_ids)
     parts = []
-    for place in range(start, stop):
-        parts.append(choice.push(ids[place]))
+    for num_used, token_id in enumerate(token_ids[:num_shown], 1):
+        parts.append(choice.push(token_id))
         if choice.found is not None:
-            return "".join(parts), place + 1
-    return "".join(parts), stop
-
-
-def _push_stopped(choice: ChoiceText, ids: list[int], start: int, stop: int, shows_stop: bool) -> tuple[str, int]:
-    """As above for a row that a stop token ended, whose own text is left out unless asked for."""
-    if shows_stop or stop == start:
-        return _push_all(choice, ids, start, stop)
-    text, used = _push_all(choice, ids, start, stop - 1)
-    return text, used if choice.found is not None else stop
+            return "".join(parts), num_used, num_used
+    if end is not None:
+        parts.append(choice.flush())
+    return "".join(parts), len(token_ids), num_shown
 
 
 def _end(
@@ -119,26 +117,25 @@ def _end(
         translation.ended.append(request)
 
 
-def _add_extras(
-    batch: TokenBatch,
-    rows: list[tuple[Request, int, int, int] | None],
-    ids: list[int],
-    token_bytes: Sequence[bytes],
-) -> None:
+def _add_extras(batch: TokenBatch, rows: Mapping[int, _Row], texts: TokenTexts) -> None:
     """Starts and logprobs, for the rows that went out."""
-    for source in batch.started:
-        if (target := rows[source.row]) is not None:
-            request, row, _, _ = target
-            request.outbox.started.append(Started(row, source.num_cached_tokens, source.queue_seconds))
+    for start in batch.started:
+        if (target := rows.get(start.row)) is not None:
+            started = Started(target.row, start.num_cached_tokens, start.queue_seconds)
+            target.request.outbox.started.append(started)
+    table = texts.token_bytes
     for source in batch.logprobs:
-        if (target := rows[source.row]) is not None:
-            request, row, start, used = target
-            request.outbox.logprobs.append(text_logprobs(source, row, ids[start:used], token_bytes))
+        if (target := rows.get(source.row)) is not None:
+            own = texts.bytes_without_special if target.request.skips_special else table
+            # Joined, the tokens' bytes are the text's: a token without text has none.
+            shown = [own[token_id] for token_id in target.token_ids[: target.num_shown]]
+            shown += [b""] * (len(target.token_ids) - target.num_shown)
+            target.request.outbox.logprobs.append(text_logprobs(source, target.row, target.token_ids, shown, table))
     for source in batch.prompt_logprobs:
-        if (target := rows[source.row]) is not None:
-            request, row, _, _ = target
-            prompt_ids = unpack_ids(request.prompt_ids)[1:]
-            request.outbox.prompt_logprobs.append(text_logprobs(source, row, prompt_ids, token_bytes))
+        if (target := rows.get(source.row)) is not None:
+            ids = unpack_ids(target.request.prompt_ids)[1:]
+            scored = text_logprobs(source, target.row, ids, [table[token_id] for token_id in ids], table)
+            target.request.outbox.prompt_logprobs.append(scored)
 
 
 def end_request(request: Request, reason: str, message: str) -> None:

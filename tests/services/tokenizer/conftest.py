@@ -11,6 +11,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 
 from quire.services.tokenizer.tokenizer import TextTokenizer
 from quire.services.tokenizer.tokenizer_files import read_tokenizer_files
+from quire.shared.model_files import DEMO_MODEL
 
 sys.path.insert(0, str(Path(__file__).parent))  # for tokenizer_under_test
 
@@ -111,3 +112,8 @@ def metaspace(metaspace_folder: Path) -> TextTokenizer:
 @pytest.fixture(scope="session")
 def wordpiece(wordpiece_folder: Path) -> TextTokenizer:
     return TextTokenizer(read_tokenizer_files(wordpiece_folder))
+
+
+@pytest.fixture(scope="session")
+def demo() -> TextTokenizer:
+    return TextTokenizer(read_tokenizer_files(DEMO_MODEL))

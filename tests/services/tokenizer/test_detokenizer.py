@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,10 @@ from tokenizers import Tokenizer
 from quire.services.tokenizer.detokenizer import ByteDetokenizer
 from quire.services.tokenizer.token_bytes import TokenTexts
 from quire.services.tokenizer.tokenizer import TextTokenizer
-from quire.services.tokenizer.tokenizer_files import read_tokenizer_files
 from quire.shared.model_files import DEMO_MODEL
 
 
+@functools.cache
 def _library(folder: Path) -> Tokenizer:
     return Tokenizer.from_file(str(folder / "tokenizer.json"))
 
@@ -32,9 +33,8 @@ def test_byte_level_text_equals_the_librarys_for_any_ids(
 
 @settings(max_examples=100, deadline=None)
 @given(ids=st.lists(st.integers(0, 2047), max_size=40), skips=st.booleans())
-def test_the_demo_models_text_equals_the_librarys_for_any_ids(ids: list[int], skips: bool) -> None:
-    tokenizer = TextTokenizer(read_tokenizer_files(DEMO_MODEL))
-    assert tokenizer.decode(ids, skips) == _library(DEMO_MODEL).decode(ids, skip_special_tokens=skips)
+def test_the_demo_models_text_equals_the_librarys_for_any_ids(demo: TextTokenizer, ids: list[int], skips: bool) -> None:
+    assert demo.decode(ids, skips) == _library(DEMO_MODEL).decode(ids, skip_special_tokens=skips)
 
 
 @settings(max_examples=200, deadline=None)

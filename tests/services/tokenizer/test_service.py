@@ -14,7 +14,6 @@ from tokenizer_under_test import FakeEngine, FakeFrontend, TokenizerProcess
 
 from quire.services.tokenizer.token_ids import pack_ids, unpack_ids
 from quire.services.tokenizer.tokenizer import TextTokenizer
-from quire.services.tokenizer.tokenizer_files import read_tokenizer_files
 from quire.shared.messages import (
     Abort,
     Accepted,
@@ -33,12 +32,6 @@ from quire.shared.messages import (
     TokenBatch,
     TokenLogprobs,
 )
-from quire.shared.model_files import DEMO_MODEL
-
-
-@pytest.fixture(scope="module")
-def demo() -> TextTokenizer:
-    return TextTokenizer(read_tokenizer_files(DEMO_MODEL))
 
 
 class Chain:
@@ -288,6 +281,18 @@ def test_an_engine_that_reports_failure_ends_everything_it_had(chain: Chain) -> 
     assert chain.frontend.text_of(request_id)[1].reason == "error"
     report = chain.frontend.next(Report, lambda report: report.state != "ready")
     assert "worker-0-0 is gone" in report.detail
+
+
+def test_a_step_that_cannot_be_turned_to_text_ends_its_requests_and_no_other(chain: Chain, demo: TextTokenizer) -> None:
+    broken = chain.frontend.generate(TextPrompt("a"))
+    chain.engine.accept()
+    healthy = chain.frontend.generate(TextPrompt("b"))
+    chain.engine.accept()
+    chain.engine.tokens(broken, [10_000_000])
+    assert chain.frontend.text_of(broken)[1].reason == "error"
+    assert chain.engine.next(Abort).request_id == broken
+    chain.engine.tokens(healthy, _ids(demo, "fine"), "length")
+    assert chain.frontend.text_of(healthy) == ("fine", Finished(0, "length"))
 
 
 def test_a_resumed_request_goes_on_where_its_client_is(chain: Chain, demo: TextTokenizer) -> None:

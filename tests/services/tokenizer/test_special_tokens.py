@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Any
 
@@ -31,6 +32,7 @@ _pieces = st.sampled_from(
 _user_text = st.lists(st.one_of(_pieces, st.text(max_size=4)), max_size=8).map("".join)
 
 
+@functools.cache
 def _template(tokenizer: TextTokenizer, source: str = CHATML) -> ChatTemplate:
     return ChatTemplate({"default": source}, tokenizer.named_tokens, tokenizer.special_text)
 
