@@ -125,5 +125,5 @@ def _draw_from_rest(
     cumulative = weights.cumsum(dim=1)
     ids = torch.searchsorted(cumulative, targets.unsqueeze(1), right=True)[:, 0]
     # Rounding may put the target at the very end: then the last token that has any mass.
-    last = torch.searchsorted(cumulative, cumulative[:, -1:])[:, 0]
+    last = torch.searchsorted(cumulative, cumulative[:, -1:].contiguous())[:, 0]
     return torch.minimum(ids, last)

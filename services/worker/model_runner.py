@@ -47,6 +47,7 @@ class ModelRunner:
         self.eos_token_ids = model_files.eos_token_ids(folder)
         entries = model_files.read_weight_entries(folder)
         self._threads = threads
+        self._kv_cache: KVCache | None = None
         self.use_threads()
         self.placement = choose_placement(device, dtype, self.config, entries)
         with torch.inference_mode():
