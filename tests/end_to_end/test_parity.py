@@ -13,12 +13,11 @@ from pathlib import Path
 
 import pytest
 import torch
-import transformers
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "services" / "engine"))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from checkpoints import FAMILIES, make_checkpoint
+from checkpoints import FAMILIES, load_reference, make_checkpoint
 from engine_under_test import EngineUnderTest, submit
 
 from quire.services.worker.model_runner import ModelRunner
@@ -44,7 +43,7 @@ class Family:
     def __init__(self, name: str, folder: Path) -> None:
         self.folder = make_checkpoint(name, folder / name.replace(" ", "-"))
         self.runner = ModelRunner(self.folder, "cpu", "float32", threads=1)
-        self.reference = transformers.AutoModelForCausalLM.from_pretrained(self.folder, dtype=torch.float32).eval()
+        self.reference = load_reference(self.folder)
         self.vocab_size = self.runner.config.vocab_size
 
     def engine(self, **settings) -> EngineUnderTest:
@@ -86,7 +85,7 @@ class Family:
         assert output == self.logprobs(prompt, output).argmax(dim=-1).tolist()
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=list(FAMILIES))
 def family(request, tmp_path_factory) -> Family:
     return Family(request.param, tmp_path_factory.mktemp("checkpoints"))
 
