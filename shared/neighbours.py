@@ -59,7 +59,7 @@ class Above:
             return
         if known is not None:
             self._drop(peer)
-        self._peers[peer] = _Peer(hello.incarnation, time.monotonic(), is_registered=False)
+        self._peers[peer] = _Peer(hello.incarnation, time.monotonic(), self._is_registered(peer, hello.incarnation))
         self._server.send(peer, self._service.last_report)
 
     def publish(self, report: Report) -> None:
@@ -70,12 +70,15 @@ class Above:
         """Find who is gone. Costs some microseconds a peer."""
         now = time.monotonic()
         for name, peer in list(self._peers.items()):
-            entry = self._service.directory.entry(name)
-            is_there = entry is not None and entry.incarnation == peer.incarnation
+            is_there = self._is_registered(name, peer.incarnation)
             if is_there:
                 peer.is_registered = True
             elif peer.is_registered or now - peer.heard > SILENCE_SECONDS:
                 self._drop(name)
+
+    def _is_registered(self, name: str, incarnation: int) -> bool:
+        entry = self._service.directory.entry(name)
+        return entry is not None and entry.incarnation == incarnation
 
     def _drop(self, name: str) -> None:
         del self._peers[name]
