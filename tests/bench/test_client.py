@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
@@ -59,24 +60,24 @@ async def answers(
     **options: Any,
 ) -> tuple[list[Answer], int]:
     """Answers to `count` requests, one after another, and the connections they took."""
-    connections = 0
+    handlers: list[asyncio.Task[Any] | None] = []
 
-    async def counted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal connections
-        connections += 1
-        try:
+    async def whole(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        handlers.append(asyncio.current_task())
+        with contextlib.suppress(ConnectionError):
             await serve(reader, writer)
-        finally:
-            writer.close()
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
 
-    server = await asyncio.start_server(counted, "127.0.0.1", 0)
+    server = await asyncio.start_server(whole, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     client = LoadClient(Target.parse(f"http://127.0.0.1:{port}/v1", "secret"), **options)
     found = [await client.post("/v1/completions", b"{}") for _ in range(count)]
     client.close()
     server.close()
-    await server.wait_closed()
-    return found, connections
+    await asyncio.gather(*(handler for handler in handlers if handler is not None))
+    return found, len(handlers)
 
 
 async def one_request(reader: asyncio.StreamReader) -> bytes:

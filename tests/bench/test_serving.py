@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import math
 import socket
@@ -28,6 +29,7 @@ class SmallServer:
         self._now = 0
         self._reports_usage = reports_usage
         self._refuses_every = refuses_every
+        self._tasks: set[asyncio.Task[Any] | None] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
@@ -37,11 +39,17 @@ class SmallServer:
         self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._tasks.add(asyncio.current_task())
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            await self._answer_all(reader, writer)
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+    async def _answer_all(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Until the client closes the connection."""
         while True:
-            try:
-                head = (await reader.readuntil(b"\r\n\r\n")).decode()
-            except asyncio.IncompleteReadError:
-                return writer.close()
+            head = (await reader.readuntil(b"\r\n\r\n")).decode()
             length = int(head.lower().split("content-length: ")[1].split("\r\n")[0])
             content = await reader.readexactly(length)
             if head.startswith("GET /v1/models "):
@@ -75,13 +83,15 @@ class SmallServer:
         self._now -= 1
 
     def close(self) -> None:
-        self._loop.call_soon_threadsafe(self._server.close)
+        """After the clients have closed their connections."""
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(10)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
-        for task in asyncio.all_tasks(self._loop):
-            task.cancel()
-        self._loop.run_until_complete(asyncio.sleep(0.01))
         self._loop.close()
+
+    async def _end(self) -> None:
+        self._server.close()
+        await asyncio.gather(*(task for task in self._tasks if task is not None))
 
 
 @pytest.fixture
