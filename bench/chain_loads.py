@@ -13,8 +13,9 @@ from typing import Any
 import msgspec
 from msgspec import Struct, field
 
-from bench.client import LoadClient, Response, Target, monotonic
+from bench.client import LoadClient, Target
 from bench.deployment import Deployment
+from bench.response import Response, monotonic
 from quire.shared.config import FrontendConfig
 from quire.shared.link import Client, Reader
 from quire.shared.messages import (

@@ -21,8 +21,9 @@ sys.path.append(str(Path(__file__).resolve().parent.parent))
 import msgspec
 from msgspec import Struct
 
-from bench.client import Answer, LoadClient, Target, monotonic, run_on_loop
+from bench.client import LoadClient, Target, run_on_loop
 from bench.recording import medians, record, spread, table, write
+from bench.response import Answer, monotonic
 from bench.workloads import PRESETS, Sampling, Workload, body, id_prompts, poisson_starts, text_prompts
 
 

@@ -20,9 +20,10 @@ from typing import IO, Any
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
-from bench.client import LoadClient, Target, monotonic, run_on_loop
+from bench.client import LoadClient, Target, run_on_loop
 from bench.deployment import ROOT, free_port
 from bench.recording import medians, record, table, write
+from bench.response import monotonic
 
 _POLL_SECONDS = 0.01
 

@@ -85,10 +85,6 @@ class FakeRows:
         self._prompt_ids: dict[int, Ids] = {}
         """Of rows that want prompt logprobs."""
 
-    @property
-    def num_live(self) -> int:
-        return int(self._is_live.sum())
-
     def apply(self, plan: Plan) -> StepResult:
         """One step, in the order messages.Plan states; the result without its seconds."""
         if plan.step <= self._last_step:
@@ -101,7 +97,7 @@ class FakeRows:
             if (
                 plan.slots == steady.slot_bytes
                 and plan.num_scheduled == steady.ones
-                and len(positions) == len(steady.slots)
+                and len(positions) == len(steady.slots) <= self.limits.max_num_batched_tokens
                 and (positions == steady.lengths - 1).all()
             ):
                 return self._decode(plan.step, steady, positions)
@@ -143,8 +139,6 @@ class FakeRows:
     def _decode(self, step: int, steady: _Steady, positions: Ids) -> StepResult:
         """A step of one token for each of the rows of the last step. What they read only they could have changed."""
         slots, size = steady.slots, self.limits.block_size
-        if len(slots) > self.limits.max_num_batched_tokens:
-            raise PlanError(f"{len(slots)} tokens are over the budget of {self.limits.max_num_batched_tokens}")
         _expect(steady.lengths <= self.limits.max_model_len, "its text is over max_model_len", slots, steady.lengths)
         places, offsets = np.divmod(positions, size)
         _expect(places < self._num_row_blocks[slots], "its blocks do not cover its tokens (position)", slots, positions)

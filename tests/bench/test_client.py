@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.client import Answer, FrameParser, LoadClient, Target
+from bench.client import LoadClient, Target
+from bench.response import Answer, FrameParser
 
 FRAMES = [
     b'{"choices":[{"delta":{"role":"assistant","content":""}}]}',

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from bench import serving
-from bench.client import Answer
 from bench.recording import medians, percentile, spread, table
+from bench.response import Answer
 from bench.workloads import PRESETS, Sampling, Workload, body, id_prompts, poisson_starts, text_prompts
 
 
