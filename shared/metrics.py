@@ -7,6 +7,7 @@ Knows no sockets, no threads (a metric belongs to one thread) and no Prometheus 
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
@@ -186,4 +187,6 @@ def _with_labels(sample: str, labels: Labels) -> str:
 
 
 def _number(value: float) -> str:
-    return str(int(value)) if float(value).is_integer() and abs(value) < 1 << 53 else repr(value)
+    return (
+        str(int(value)) if math.isfinite(value) and float(value).is_integer() and abs(value) < 1 << 53 else repr(value)
+    )

@@ -31,6 +31,11 @@ class Permit:
         self.num_choices = num_choices
         self.size_bytes = size_bytes
 
+    def change(self, card: ModelCard, num_choices: int, size_bytes: int) -> None:
+        """Now that the body is read: what it really is. Raises ApiError, with the permit as it was."""
+        if self._admission is not None:
+            self._admission.change(self, card, num_choices, size_bytes)
+
     def __enter__(self) -> Permit:
         return self
 
@@ -73,14 +78,22 @@ class Admission:
         return card
 
     def enter(self, card: ModelCard, num_choices: int, size_bytes: int) -> Permit:
-        """Take a place. A request larger than the limit may enter only when nobody else is there."""
-        if self.num_in_flight and (
-            self.num_in_flight + num_choices > self.limit(card) or self.size_bytes + size_bytes > self._max_size_bytes
-        ):
+        """Take a place. A request larger than a limit may enter only when nobody else is there."""
+        permit = Permit(self, 0, 0)
+        self.change(permit, card, num_choices, size_bytes)
+        return permit
+
+    def change(self, permit: Permit, card: ModelCard, num_choices: int, size_bytes: int) -> None:
+        """Make a permit larger or smaller. Raises ApiError, with nothing changed."""
+        other_choices = self.num_in_flight - permit.num_choices
+        other_bytes = self.size_bytes - permit.size_bytes
+        if other_choices and num_choices and other_choices + num_choices > self.limit(card):
             raise self._full(card)
-        self.num_in_flight += num_choices
-        self.size_bytes += size_bytes
-        return Permit(self, num_choices, size_bytes)
+        if other_bytes and other_bytes + size_bytes > self._max_size_bytes:
+            raise self._full(card)
+        self.num_in_flight = other_choices + num_choices
+        self.size_bytes = other_bytes + size_bytes
+        permit.num_choices, permit.size_bytes = num_choices, size_bytes
 
     def leave(self, permit: Permit) -> None:
         self.num_in_flight -= permit.num_choices

@@ -47,15 +47,23 @@ class Exchange:
                 return value
         return None
 
+    def declared_size(self, max_size_bytes: int) -> int:
+        """Bytes that the body will have, or may have if it does not say. Raises ApiError (413)."""
+        length = self.header(b"content-length")
+        if length is None or not length.isdigit():
+            return max_size_bytes
+        if int(length) > max_size_bytes:
+            raise _too_large(max_size_bytes)
+        return int(length)
+
     async def read_json(self, max_size_bytes: int) -> bytes:
         """The whole body. Raises ApiError (413, 415) or ClientGone."""
         kind = self.header(b"content-type")
         if kind is not None and kind.partition(b";")[0].strip().lower() != JSON:
             message = "The body must be sent as Content-Type: application/json."
             raise ApiError(UNSUPPORTED_MEDIA_TYPE, message)
-        length = self.header(b"content-length")
-        if length is not None and length.isdigit() and int(length) > max_size_bytes:
-            raise _too_large(max_size_bytes)
+        if (self.header(b"content-encoding") or b"identity").lower() != b"identity":
+            raise ApiError(UNSUPPORTED_MEDIA_TYPE, "The body must be sent without Content-Encoding.")
         body = b""
         parts: list[bytes] = []
         size = 0

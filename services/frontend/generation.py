@@ -60,11 +60,13 @@ async def generate(app: Application, exchange: Exchange, endpoint: Endpoint) -> 
     """Answer one request. Raises ApiError while nothing was sent, and ClientGone."""
     arrival = time.time()
     card = app.admission.look(app.client.card, app.waiting_for)
-    body = await exchange.read_json(app.config.max_body_size)
-    request, prompts = endpoint.parse(body)
-    generates = _generates(app, exchange, request, prompts, card, arrival)
-    asked = _asked(endpoint.write_id(generates[0].request_id), request, card, len(prompts), arrival)
-    with app.admission.enter(card, asked.num_choices, len(body)):
+    max_size = app.config.max_body_size
+    with app.admission.enter(card, 0, exchange.declared_size(max_size)) as permit:
+        body = await exchange.read_json(max_size)
+        request, prompts = endpoint.parse(body)
+        generates = _generates(app, exchange, request, prompts, card, arrival)
+        asked = _asked(endpoint.write_id(generates[0].request_id), request, card, len(prompts), arrival)
+        permit.change(card, asked.num_choices, len(body))
         await _Generation(app, exchange, endpoint, asked, generates, arrival).run(bool(request.stream))
 
 

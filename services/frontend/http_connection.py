@@ -31,6 +31,7 @@ class HttpConnection(HttpToolsProtocol):
         self._header_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
         self._refusal: tuple[ErrorKind, str] | None = None
+        self._is_in_body = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -45,6 +46,7 @@ class HttpConnection(HttpToolsProtocol):
         super().on_message_begin()
         self.scope["quire.transport"] = self.transport  # type: ignore[typeddict-unknown-key]
         self._header_bytes = 0
+        self._is_in_body = False
         self._arm(HEADER_SECONDS)
 
     def on_url(self, url: bytes) -> None:
@@ -56,6 +58,7 @@ class HttpConnection(HttpToolsProtocol):
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
+        self._is_in_body = True
         self._arm(BODY_SECONDS)
         super().on_headers_complete()
 
@@ -93,7 +96,10 @@ class HttpConnection(HttpToolsProtocol):
         self._disarm()
         if self.transport is None or self.transport.is_closing():
             return
-        is_answering = self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete
+        cycle = self.cycle
+        is_answering = (
+            cycle is not None and cycle.response_started and (self._is_in_body or not cycle.response_complete)
+        )
         is_silent = self.cycle is None and kind is REQUEST_TIMEOUT and self._header_bytes == 0
         if not is_answering and not is_silent:
             body = envelope(message, kind.type, None, kind.code)

@@ -118,7 +118,7 @@ class Mailbox:
         while self.num_awaited and self._failure is None:
             waiter = self._waiter = self._loop.create_future()
             await waiter
-        if self._failure is not None:
+        if self._failure is not None and self.num_awaited:
             raise self._failure
         return [accepted for accepted in self.accepted if accepted is not None]
 

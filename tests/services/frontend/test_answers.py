@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from quire.services.frontend.answers import Asked, Tally, scored
 from quire.services.frontend.chat import ChatAnswer
 from quire.services.frontend.completions import CompletionAnswer

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from quire.services.frontend.bounds import Items, Json, Number, Text, bounds_of
 from quire.services.frontend.chat_protocol import ChatRequest, parse_chat
 from quire.services.frontend.completion_protocol import CompletionRequest, parse_completion
@@ -134,7 +135,7 @@ def test_completion_field_outside_its_bounds_is_refused_by_name(name: str, value
 
 @pytest.mark.parametrize("cls", [ChatRequest, CompletionRequest])
 def test_null_means_default_for_every_field(cls: type[msgspec.Struct]) -> None:
-    body = {name: None for name in cls.__struct_fields__}
+    body = dict.fromkeys(cls.__struct_fields__)
     if cls is ChatRequest:
         parse_chat(json.dumps({**body, "messages": MESSAGES}).encode())
     else:
