@@ -93,14 +93,14 @@ class Metrics:
     def __init__(self) -> None:
         self._metrics: dict[str, Counter | Gauge | Histogram] = {}
 
-    def counter(self, name: str, **labels: str) -> Counter:
+    def counter(self, name: str, /, **labels: str) -> Counter:
         """The counter of that name and labels; `name` ends in _total."""
         return self._metric(Counter, "counter", name, labels)
 
-    def gauge(self, name: str, **labels: str) -> Gauge:
+    def gauge(self, name: str, /, **labels: str) -> Gauge:
         return self._metric(Gauge, "gauge", name, labels)
 
-    def histogram(self, name: str, **labels: str) -> Histogram:
+    def histogram(self, name: str, /, **labels: str) -> Histogram:
         return self._metric(Histogram, "histogram", name, labels)
 
     def _metric(self, cls: type[_MetricT], kind: str, name: str, labels: dict[str, str]) -> _MetricT:
@@ -187,6 +187,5 @@ def _with_labels(sample: str, labels: Labels) -> str:
 
 
 def _number(value: float) -> str:
-    return (
-        str(int(value)) if math.isfinite(value) and float(value).is_integer() and abs(value) < 1 << 53 else repr(value)
-    )
+    is_whole = math.isfinite(value) and float(value).is_integer() and abs(value) < 1 << 53
+    return str(int(value)) if is_whole else repr(value)

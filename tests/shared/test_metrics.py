@@ -17,6 +17,7 @@ LATENCY = "vllm:e2e_request_latency_seconds"
 @given(st.lists(st.floats(0, 10_000), max_size=50))
 def test_a_histogram_counts_every_value_once(values: list[float]) -> None:
     one, bulk = Metrics(), Metrics()
+    one.histogram(LATENCY)
     for value in values:
         one.histogram(LATENCY).observe(value)
     bulk.histogram(LATENCY).observe_all(values)

@@ -261,7 +261,7 @@ class Frontend:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        self.log = tempfile.TemporaryFile("w+")
+        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115
         command = [sys.executable, "-m", "quire.services.frontend", "--port", str(self.port)]
         self.process = subprocess.Popen(
             [*command, "--run-dir", str(run_dir), *flags],
