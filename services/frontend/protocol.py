@@ -28,6 +28,8 @@ MAX_CHOICES = 128
 """Prompts x n of one request."""
 MAX_LOGPROBS = 20
 MAX_DEPTH = 64
+_MANY_ESCAPES = 10_000
+"""Backslashes in a body beyond which skipping its strings costs more than decoding it."""
 _MAX_CONTAINERS = 100_000
 """Objects and arrays of one body; bounds what measuring the depth can cost."""
 _INT64 = Number(-(1 << 63), (1 << 63) - 1)
@@ -178,6 +180,7 @@ RequestT = TypeVar("RequestT")
 _PATH = re.compile(r"^(?P<what>.*?)(?: - at `(?P<key>key in )?\$?(?P<path>.*)`)?$", re.DOTALL)
 _MISSING = re.compile(r"missing required field `(?P<field>[^`]+)`")
 _STRINGS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_ONE_KIND = bytes.maketrans(b"{}", b"[]")
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
@@ -185,8 +188,8 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[RequestT]) -> RequestT:
     """A body as its struct, strictly typed. Raises ApiError; never for a value out of bounds."""
     if not body.strip():
         raise ApiError(INVALID_JSON, "The request body is empty; a JSON object is expected.")
-    check_depth(body)
     try:
+        check_depth(body)
         if not body.isascii():
             body.decode()
         if b"\\ud" in body or b"\\uD" in body:
@@ -226,18 +229,35 @@ def decode_error(error: Exception, path: str = "") -> ApiError:
 
 
 def check_depth(body: bytes) -> None:
-    """Refuse JSON nested deeper than MAX_DEPTH. Linear, and free for bodies with few brackets."""
+    """Refuse JSON nested deeper than MAX_DEPTH. Linear, and free for bodies with few brackets.
+
+    Raises ApiError, or what msgspec raises for a body that is no JSON.
+    """
     if body.count(b"{") + body.count(b"[") <= MAX_DEPTH:
         return
-    brackets = _STRINGS.sub(b"", body).translate(None, _NOT_BRACKETS)
+    if body.count(b"\\") > _MANY_ESCAPES:
+        _check_depth_of(msgspec.json.decode(body))
+        return
+    brackets = _STRINGS.sub(b"", body).translate(_ONE_KIND, _NOT_BRACKETS)
     if len(brackets) > 2 * _MAX_CONTAINERS:
         raise ApiError(INVALID_JSON, f"The request body has more than {_MAX_CONTAINERS} objects and arrays.")
     for _ in range(MAX_DEPTH):
         if not brackets:
             return
-        brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")
+        brackets = brackets.replace(b"[]", b"")
     if len(brackets) > 1:
         raise _too_deep()
+
+
+def _check_depth_of(value: object) -> None:
+    """The same for decoded JSON: level by level, since each may hold many values."""
+    level = [[value]]
+    for _ in range(MAX_DEPTH + 1):
+        parents = [parent.values() if isinstance(parent, dict) else parent for parent in level]
+        level = [child for parent in parents for child in parent if type(child) in (dict, list)]  # type: ignore[union-attr]
+        if not level:
+            return
+    raise _too_deep()
 
 
 def _too_deep() -> ApiError:

@@ -175,6 +175,19 @@ def test_depth_counts_brackets_outside_strings_only() -> None:
         check_depth(json.dumps([nested]).encode())
 
 
+@pytest.mark.parametrize("escapes", ["", "\n" * 20_000])
+def test_depth_is_the_same_however_it_is_measured(escapes: str) -> None:
+    def body(depth: int) -> bytes:
+        nested: Any = []
+        for number in range(depth - 3):
+            nested = [nested] if number % 2 else {"x": nested}
+        return json.dumps({"text": escapes, "many": [[]] * 100, "nested": [nested]}).encode()
+
+    check_depth(body(MAX_DEPTH))
+    with pytest.raises(ApiError):
+        check_depth(body(MAX_DEPTH + 1))
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=200))
 def test_no_bytes_make_the_parser_fail_otherwise_than_by_refusal(body: bytes) -> None:
