@@ -156,6 +156,8 @@ class Server(_Link[In]):
                 frames = self._socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return None
+            if frames[0][:1] == b"\0":
+                continue  # of a link whose name a newer one has taken over, or that never had one
             if len(frames) != 2:
                 logger.error("a message of %d frames was dropped", len(frames))
                 continue
