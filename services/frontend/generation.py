@@ -114,12 +114,12 @@ def _asked(answer_id: str, request: Request, card: ModelCard, num_prompts: int, 
 
 def fingerprint_of(card: ModelCard) -> str:
     """Stays the same as long as the same model is served."""
-    return _fingerprint(card.root, card.vocab_size, card.created)
+    return _fingerprint(card.root, card.vocab_size, card.max_model_len)
 
 
 @functools.cache
-def _fingerprint(root: str, vocab_size: int, created: int) -> str:
-    digest = hashlib.sha256(f"{root}\0{vocab_size}\0{created}".encode()).hexdigest()
+def _fingerprint(root: str, vocab_size: int, max_model_len: int) -> str:
+    digest = hashlib.sha256(f"{root}\0{vocab_size}\0{max_model_len}".encode()).hexdigest()
     return f"fp_{digest[:12]}"
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from quire.shared.errors import HEADERS_TOO_LARGE, INVALID_REQUEST, REQUEST_TIMEOUT, ErrorKind, envelope
@@ -32,6 +33,8 @@ class HttpConnection(HttpToolsProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._refusal: tuple[ErrorKind, str] | None = None
         self._is_in_body = False
+        self._is_skipping_head = False
+        """While a parser reads the head that `_go_on_without_upgrade` made up."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -42,7 +45,32 @@ class HttpConnection(HttpToolsProtocol):
         self._disarm()
         super().connection_lost(exc)
 
+    def data_received(self, data: bytes) -> None:
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._go_on_without_upgrade(data[upgrade.args[0] :])
+        except httptools.HttpParserError:
+            self.send_400_response("")
+
+    def _go_on_without_upgrade(self, rest: bytes) -> None:
+        """Read the body of a request that offers another protocol, as Java's and curl's clients do with HTTP/2.
+
+        The offer may be ignored, but the parser takes what follows for the new protocol. So another
+        parser reads it, after a head that only says how long it is.
+        """
+        lengths = [(k, v) for k, v in self.headers if k in (b"content-length", b"transfer-encoding")]
+        head = b"POST / HTTP/1.1\r\n" + b"".join([b"%b: %b\r\n" % header for header in lengths]) + b"\r\n"
+        self.parser = httptools.HttpRequestParser(self)
+        self._is_skipping_head = True
+        self.data_received(head)
+        if rest and self.parser is not None:
+            self.data_received(rest)
+
     def on_message_begin(self) -> None:
+        if self._is_skipping_head:
+            return
         super().on_message_begin()
         self.scope["quire.transport"] = self.transport  # type: ignore[typeddict-unknown-key]
         self._header_bytes = 0
@@ -50,19 +78,28 @@ class HttpConnection(HttpToolsProtocol):
         self._arm(HEADER_SECONDS)
 
     def on_url(self, url: bytes) -> None:
+        if self._is_skipping_head:
+            return
         self._count(len(url))
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self._is_skipping_head:
+            return
         self._count(len(name) + len(value))
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
+        if self._is_skipping_head:
+            self._is_skipping_head = False
+            return
         self._is_in_body = True
         self._arm(BODY_SECONDS)
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return  # not complete: see _go_on_without_upgrade
         self._disarm()
         super().on_message_complete()
 

@@ -339,6 +339,31 @@ def test_a_bad_host_is_refused(frontend: Any, host: bytes) -> None:
     assert b'"error"' in answer
 
 
+@pytest.mark.parametrize("is_chunked", [False, True])
+@pytest.mark.parametrize("cut", [0, 1, 30])
+def test_an_offer_of_http2_is_ignored_and_the_body_read(frontend: Any, is_chunked: bool, cut: int) -> None:
+    """Java's HttpClient and curl --http2 send one with every request, also on a connection used again."""
+    body = b'{"prompt": "a b c", "echo": true}'
+    length = b"Transfer-Encoding: chunked" if is_chunked else b"Content-Length: %d" % len(body)
+    sent = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body) if is_chunked else body
+    offer = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: a\r\n" + length + b"\r\n" + offer + b"\r\n"
+    with socket.create_connection(("127.0.0.1", frontend.port), timeout=10) as connection:
+        for _ in range(3):
+            whole = head + sent
+            connection.sendall(whole[: len(whole) - cut])
+            if cut:
+                connection.sendall(whole[-cut:])
+            received = b""
+            while b'"service_tier"' not in received:
+                part = connection.recv(65536)
+                assert part
+                received += part
+            assert received.startswith(b"HTTP/1.1 200 ") and b"a b cHello world 0" in received
+        connection.sendall(b"GET /ready HTTP/1.1\r\nHost: a\r\n" + offer + b"\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+
+
 def test_broken_http_gets_the_envelope(frontend: Any) -> None:
     answer = raw(frontend, b"NONSENSE\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 400 ") and b'"error"' in answer
