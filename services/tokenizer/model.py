@@ -76,7 +76,7 @@ def load_model(config: TokenizerConfig) -> Model:
             given.repetition_penalty,
             given.max_new_tokens,
         )
-    root = config.model or "demo_model"
+    root = config.model or "quire-demo"
     names = list(config.served_model_name) or [_name(root)]
     return Model(names, root, int(time.time()), tokenizer, template, defaults)
 
