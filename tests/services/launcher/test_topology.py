@@ -8,7 +8,7 @@ from quire.services.launcher.topology import CONFIGS, KINDS, Topology, child_env
 from quire.shared.config import EngineConfig, FrontendConfig, WorkerConfig
 from quire.shared.flags import fields, parse
 
-VALUES = {"model": "/m", "max_num_seqs": 8, "device": "cpu", "port": 8000, "api_key": ("one", "two"), "tokenizers": 3}
+VALUES = {"model": "/m", "max_num_seqs": 8, "device": "cpu", "port": 8000, "api_key": ("sk-first", "sk-second"), "tokenizers": 3}
 
 
 @pytest.fixture
@@ -36,8 +36,8 @@ def test_workers_at_an_address_are_not_started() -> None:
 
 def test_secrets_travel_by_environment(topology: Topology) -> None:
     spec = topology.spec("frontend-0")
-    assert "one" not in " ".join(spec.command)
-    assert spec.environment == {"QUIRE_API_KEY": "one,two"}
+    assert "sk-first" not in " ".join(spec.command)
+    assert spec.environment == {"QUIRE_API_KEY": "sk-first,sk-second"}
 
 
 def test_a_variable_does_not_beat_a_flag_that_is_the_default(
