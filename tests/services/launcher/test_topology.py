@@ -8,7 +8,14 @@ from quire.services.launcher.topology import CONFIGS, KINDS, Topology, child_env
 from quire.shared.config import EngineConfig, FrontendConfig, WorkerConfig
 from quire.shared.flags import fields, parse
 
-VALUES = {"model": "/m", "max_num_seqs": 8, "device": "cpu", "port": 8000, "api_key": ("sk-first", "sk-second"), "tokenizers": 3}
+VALUES = {
+    "model": "/m",
+    "max_num_seqs": 8,
+    "device": "cpu",
+    "port": 8000,
+    "api_key": ("sk-first", "sk-second"),
+    "tokenizers": 3,
+}
 
 
 @pytest.fixture
