@@ -8,15 +8,10 @@ before it, which is what `generate` does one token at a time (done literally for
 from __future__ import annotations
 
 import random
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "services" / "engine"))
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 from checkpoints import FAMILIES, load_reference, make_checkpoint
 from engine_under_test import EngineUnderTest, submit
 

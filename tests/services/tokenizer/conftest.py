@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,8 +11,6 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from quire.services.tokenizer.tokenizer import TextTokenizer
 from quire.services.tokenizer.tokenizer_files import read_tokenizer_files
 from quire.shared.model_files import DEMO_MODEL
-
-sys.path.insert(0, str(Path(__file__).parent))  # for tokenizer_under_test
 
 LINES = [
     "The quick brown fox jumps over the lazy dog, and the dog does not mind at all.",
