@@ -120,7 +120,7 @@ class _Link(Generic[In]):
             return None
 
     def _has_input(self) -> bool:
-        return bool(self._socket.events & zmq.POLLIN)  # type: ignore[operator]
+        return bool(self._socket.getsockopt(zmq.EVENTS) & zmq.POLLIN)  # type: ignore[operator]
 
     def close(self) -> None:
         if not self._socket.closed:
@@ -140,7 +140,9 @@ class Server(_Link[In]):
     def send(self, peer: str, message: msgspec.Struct) -> bool:
         """Never blocks. False when the peer is not (or no longer) connected."""
         try:
-            self._socket.send_multipart((peer.encode(), _encoder.encode(message)), zmq.NOBLOCK, copy=True)
+            payload = _encoder.encode(message)
+            self._socket.send(peer.encode(), zmq.NOBLOCK | zmq.SNDMORE)
+            self._socket.send(payload, zmq.NOBLOCK)
         except zmq.ZMQError as error:
             if error.errno in (zmq.EHOSTUNREACH, zmq.EAGAIN):
                 return False
