@@ -20,6 +20,8 @@ __all__ = [
     "copy_blocks",
     "gated_activation",
     "greedy",
+    "linear",
+    "pack_linear",
     "paged_attention",
     "rms_norm",
     "rope_and_cache",
@@ -27,6 +29,16 @@ __all__ = [
     "sample",
     "token_logprobs",
 ]
+
+
+def pack_linear(weight: torch.Tensor) -> torch.Tensor:
+    """A weight [out, in] as `linear` wants it; of no other use. May take as much memory again."""
+    return backend_of(weight).pack_linear(weight)
+
+
+def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """x [T, in] @ weight^T + bias [out], of a packed (or plain) weight. Returns [T, out]."""
+    return backend_of(x).linear(x, weight, bias)
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:

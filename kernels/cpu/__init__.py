@@ -3,6 +3,7 @@
 from .activation import gated_activation
 from .attention import paged_attention
 from .blocks import copy_blocks
+from .linear import linear, pack_linear
 from .norm import add_rms_norm, rms_norm
 from .penalties import apply_penalties
 from .rotary import rope_and_cache
@@ -14,6 +15,8 @@ __all__ = [
     "copy_blocks",
     "gated_activation",
     "greedy",
+    "linear",
+    "pack_linear",
     "paged_attention",
     "rms_norm",
     "rope_and_cache",

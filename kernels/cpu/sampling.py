@@ -1,18 +1,17 @@
-"""Drawing tokens and their logprobs: candidates first, then inverse CDF; a sort only where candidates do not suffice.
+"""Drawing tokens and their logprobs: candidates first, then inverse CDF, never a sort of the vocabulary.
 
-The likeliest 256 tokens decide nearly every draw. For a row whose support they do not hold, the
-rest is taken in the order of ids (nothing cut off) or the row is sorted (cut off somewhere beyond).
+The likeliest 256 tokens decide nearly every draw; a row for which they do not is drawn by exact_draw.py.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 
+from .exact_draw import draw_exactly
+
 _NUM_CANDIDATES = 256
-_REST_ROWS = 16
-"""Rows whose whole vocabulary is summed up at once; bounds memory."""
+_ROWS_AT_ONCE = 16
+"""Whose whole vocabulary is summed up; bounds memory."""
 
 
 def rows_are_finite(logits: torch.Tensor) -> torch.Tensor:
@@ -34,19 +33,6 @@ def token_logprobs(
     return (chosen - log_total)[:, 0], ranks, top_ids, top - log_total
 
 
-class _Draw(NamedTuple):
-    """What candidates say of each row."""
-
-    places: torch.Tensor
-    """Index of the drawn candidate [N], right where is_decided."""
-    is_decided: torch.Tensor
-    is_in_rest: torch.Tensor
-    """Nothing is cut off and the draw lies beyond the candidates."""
-    covered: torch.Tensor
-    """Mass of the candidates, relative to the likeliest."""
-    targets: torch.Tensor
-
-
 def sample(
     logits: torch.Tensor,
     temperature: torch.Tensor,
@@ -56,20 +42,12 @@ def sample(
     uniforms: torch.Tensor,
 ) -> torch.Tensor:
     logits.div_(temperature[:, None])
-    vocab_size = logits.shape[1]
-    values, ids = torch.topk(logits, min(_NUM_CANDIDATES, vocab_size), dim=-1)
-    draw = _draw(logits, values, top_k, top_p, min_p, uniforms)
-    drawn = ids.gather(1, draw.places[:, None])[:, 0]
-    if bool(draw.is_decided.all()):
-        return drawn
-    for rows in torch.nonzero(draw.is_in_rest)[:, 0].split(_REST_ROWS):
-        drawn[rows] = _draw_from_rest(
-            logits[rows], values[rows, :1], ids[rows], draw.targets[rows] - draw.covered[rows]
-        )
-    for rows in torch.nonzero(~draw.is_decided & ~draw.is_in_rest)[:, 0].split(_REST_ROWS):
-        values, ids = torch.sort(logits[rows], dim=-1, descending=True)
-        places = _draw(logits[rows], values, top_k[rows], top_p[rows], min_p[rows], uniforms[rows]).places
-        drawn[rows] = ids.gather(1, places[:, None])[:, 0]
+    values, ids = torch.topk(logits, min(_NUM_CANDIDATES, logits.shape[1]), dim=-1)
+    places, is_decided = _draw(logits, values, top_k, top_p, min_p, uniforms)
+    drawn = ids.gather(1, places[:, None])[:, 0]
+    for row in torch.nonzero(~is_decided)[:, 0].tolist():
+        parameters = (int(top_k[row]), float(top_p[row]), float(min_p[row]), float(uniforms[row]))
+        drawn[row] = draw_exactly(logits[row].cpu().numpy(), *parameters)
     return drawn
 
 
@@ -80,8 +58,11 @@ def _draw(
     top_p: torch.Tensor,
     min_p: torch.Tensor,
     uniforms: torch.Tensor,
-) -> _Draw:
-    """values [N, C]: the C likeliest logits of each row, likeliest first."""
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """values [N, C]: the C likeliest logits of each row, likeliest first.
+
+    Returns the index of the drawn candidate [N], and whether candidates suffice to know it [N].
+    """
     num_candidates = values.shape[1]
     weights = (values.double() - values[:, :1].double()).exp_()
     is_kept = weights >= min_p[:, None]
@@ -95,35 +76,18 @@ def _draw(
     is_uncut = ~is_whole & (top_k == 0) & (min_p <= 0)
     total = _totals(logits, values[:, :1], covered, is_uncut)
     has_top_p = top_p < 1
-    limits = (total * top_p).unsqueeze(1)
-    last = torch.where(has_top_p, torch.searchsorted(cumulative, limits)[:, 0], (weights > 0).sum(dim=1) - 1).clamp_(
-        0, num_candidates - 1
-    )
-    mass = torch.where(has_top_p, cumulative.gather(1, last[:, None])[:, 0], total)
-    targets = uniforms * mass
+    limits = total * top_p
+    last_of_top_p = torch.searchsorted(cumulative, limits.unsqueeze(1))[:, 0]
+    last = torch.where(has_top_p, last_of_top_p, (weights > 0).sum(dim=1) - 1).clamp_(0, num_candidates - 1)
+    targets = uniforms * torch.where(has_top_p, cumulative.gather(1, last[:, None])[:, 0], total)
     places = torch.searchsorted(cumulative, targets.unsqueeze(1), right=True)[:, 0]
-    is_in_rest = is_uncut & ~has_top_p & (targets >= covered)
-    is_decided = is_whole | (is_uncut & torch.where(has_top_p, covered >= limits[:, 0], targets < covered))
-    return _Draw(torch.minimum(places, last), is_decided, is_in_rest, covered, targets)
+    is_enough = torch.where(has_top_p, covered >= limits, targets < covered)
+    return torch.minimum(places, last), is_whole | (is_uncut & is_enough)
 
 
 def _totals(logits: torch.Tensor, top: torch.Tensor, covered: torch.Tensor, is_uncut: torch.Tensor) -> torch.Tensor:
-    """Mass of what may be drawn: the candidates', or the whole vocabulary's where nothing is cut off."""
+    """Mass of what may be drawn [N]: the candidates', or the whole vocabulary's where nothing is cut off."""
     total = covered.clone()
-    rows = torch.nonzero(is_uncut)[:, 0]
-    for part in rows.split(_REST_ROWS):
-        total[part] = (logits[part] - top[part]).exp_().sum(dim=-1, dtype=torch.float64)
+    for rows in torch.nonzero(is_uncut)[:, 0].split(_ROWS_AT_ONCE):
+        total[rows] = (logits[rows] - top[rows]).exp_().sum(dim=-1, dtype=torch.float64)
     return total
-
-
-def _draw_from_rest(
-    logits: torch.Tensor, top: torch.Tensor, candidates: torch.Tensor, targets: torch.Tensor
-) -> torch.Tensor:
-    """The token where the mass of all but the candidates, summed in the order of ids, passes `targets` [N]."""
-    weights = (logits - top).double().exp_()
-    weights.scatter_(1, candidates, 0.0)
-    cumulative = weights.cumsum(dim=1)
-    ids = torch.searchsorted(cumulative, targets.unsqueeze(1), right=True)[:, 0]
-    # Rounding may put the target at the very end: then the last token that has any mass.
-    last = torch.searchsorted(cumulative, cumulative[:, -1:].contiguous())[:, 0]
-    return torch.minimum(ids, last)

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from quire.shared.messages import NewRow, Plan
 
-from .plan_error import PlanError
+from .errors import PlanError
 from .sampling_state import SamplingState
 
 Ints = npt.NDArray[np.integer[Any]]

@@ -11,6 +11,7 @@ import torch
 from quire.shared.model_config import ModelConfig
 from quire.shared.weight_files import TensorEntry
 
+from .errors import DeviceError
 from .layers.placement import Placement
 
 logger = logging.getLogger("quire.worker")
@@ -18,10 +19,6 @@ logger = logging.getLogger("quire.worker")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _FILE_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 _NATIVE_BFLOAT16 = {"avx512_bf16", "amx_bf16"}
-
-
-class DeviceError(ValueError):
-    """A device or memory that is not there; the sentence says which flag to change."""
 
 
 def choose_placement(device: str, dtype: str, config: ModelConfig, entries: dict[str, TensorEntry]) -> Placement:

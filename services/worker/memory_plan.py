@@ -11,7 +11,7 @@ from msgspec import Struct
 from quire.shared.messages import Configure
 from quire.shared.model_config import ModelConfig
 
-from .device import DeviceError
+from .errors import DeviceError
 from .kv_cache import block_bytes
 
 _CPU_DEFAULT_BYTES = 4 << 30

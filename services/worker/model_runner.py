@@ -19,12 +19,12 @@ from quire.shared.messages import Configure, Plan, StepResult, TokenLogprobs, Wo
 from .attention_metadata import to_device
 from .batch_state import BatchState, Limits, StepInputs, int32s
 from .device import available_bytes, choose_placement, set_threads
+from .errors import PlanError
 from .kv_cache import KVCache
 from .layers.rotary import cos_sin_table
 from .logprobs import prompt_logprobs
 from .memory_plan import MemoryPlan, plan_memory
 from .models import build_model
-from .plan_error import PlanError
 from .sampler import Sampled, sample_rows
 from .sampling_state import SamplingState
 from .weights import load_weights
@@ -54,7 +54,11 @@ class ModelRunner:
             self.model = build_model(self.config, self.placement)
             targets = self.model.targets()
             load_weights(entries, targets, self.config.tie_word_embeddings, on_progress)
-        self.weight_bytes = sum(target.nbytes for target in targets.values())
+            self.weight_bytes = sum(target.nbytes for target in targets.values())
+            del targets
+            self.model.pack()
+        if self.config.tie_word_embeddings and self.model.head.weight is not self.model.embedding.weight:
+            self.weight_bytes += self.model.embedding.weight.nbytes
 
     def use_threads(self) -> int:
         """Have the calling thread compute with the threads this runner was given."""

@@ -19,8 +19,11 @@ from quire.shared import model_files
 from quire.shared.config import WorkerConfig
 from quire.shared.link import Server, wait
 from quire.shared.messages import Configure, Hello, Plan, ToWorker
+from quire.shared.model_errors import ModelFilesError
 from quire.shared.neighbours import POLL_SECONDS, Above
 from quire.shared.service import Service, bootstrap
+
+from .errors import DeviceError, PlanError
 
 if TYPE_CHECKING:
     from .model_runner import ModelRunner
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("quire.worker")
 
 REPORT_SECONDS = 1.0
+_SENTENCES = (ModelFilesError, DeviceError, PlanError)
+"""Errors whose text is all there is to say; any other comes with its traceback."""
 
 
 class Loading(threading.Thread):
@@ -188,9 +193,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         worker.run()
     except Exception as error:
         cause = _one_line(error)
-        # A model or a flag that cannot work is the operator's to change: its sentence says it all.
-        logger.critical("the worker ends: %s", cause, exc_info=not isinstance(error, ValueError))
+        if not isinstance(error, _SENTENCES):
+            logger.exception("the worker ends")
         worker.fail(cause)
+        logger.critical("%s", cause)
         code = 1
     finally:
         service.close()
@@ -198,8 +204,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _one_line(error: BaseException) -> str:
+    if isinstance(error, _SENTENCES):
+        return str(error)
     first = str(error).strip().partition("\n")[0]
-    return first if isinstance(error, ValueError) and first else f"{type(error).__name__}: {first}".rstrip(": ")
+    return f"{type(error).__name__}: {first}".rstrip(": ")
 
 
 def _end(code: int) -> None:

@@ -46,3 +46,19 @@ def test_gated_activation_gates_the_second_half(name, function):
 def test_an_unknown_activation_is_refused():
     with pytest.raises(ValueError, match="relu"):
         kernels.gated_activation(torch.randn(1, 2), "relu")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("has_bias", [False, True])
+@pytest.mark.parametrize("num_rows", [1, 7, 64])
+def test_a_packed_weight_multiplies_as_a_plain_one(dtype, has_bias, num_rows):
+    torch.manual_seed(0)
+    x, weight = torch.randn(num_rows, 96).to(dtype), torch.randn(40, 96).to(dtype)
+    bias = torch.randn(40).to(dtype) if has_bias else None
+    expected = F.linear(x.double(), weight.double(), None if bias is None else bias.double())
+    tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+    with torch.inference_mode():
+        for held in (kernels.pack_linear(weight), weight):
+            out = kernels.linear(x, held, bias)
+            assert out.dtype == dtype
+            assert (out.double() - expected).norm() / expected.norm() < tolerance

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from quire import kernels
+
 from .placement import Placement, Targets
 
 
@@ -29,7 +31,11 @@ class Head:
         self.weight = tied.weight if tied is not None else placement.empty(vocab_size, hidden_size)
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
-        return F.linear(hidden, self.weight).float()
+        return kernels.linear(hidden, self.weight, None).float()
+
+    def pack(self) -> None:
+        """After loading. A shared matrix is then there twice: once to look up rows, once to multiply."""
+        self.weight = kernels.pack_linear(self.weight)
 
     def targets(self) -> Targets:
         return {} if self._is_tied else {"weight": self.weight}

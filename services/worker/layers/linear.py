@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
+
+from quire import kernels
 
 from .placement import Placement, Targets
 
@@ -17,7 +18,11 @@ class Linear:
         self.bias = placement.empty(sum(out_sizes.values())) if has_bias else None
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return F.linear(x, self.weight, self.bias)
+        return kernels.linear(x, self.weight, self.bias)
+
+    def pack(self) -> None:
+        """After loading: give the weight the layout that the kernels want. `targets` are no longer."""
+        self.weight = kernels.pack_linear(self.weight)
 
     def targets(self) -> Targets:
         found: Targets = {}

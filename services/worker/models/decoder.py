@@ -84,6 +84,13 @@ class Decoder:
         """[N, hidden_size] -> float32 [N, vocab_size]."""
         return self.head(hidden)
 
+    def pack(self) -> None:
+        """Once the weights are loaded, layer by layer, so that no more than one is there twice."""
+        for layer in self.layers:
+            layer.attention.pack()
+            layer.mlp.pack()
+        self.head.pack()
+
     def targets(self) -> Targets:
         """Every weight by its name in the checkpoint."""
         found = prefixed("model", ("embed_tokens", self.embedding.targets()), ("norm", self.norm.targets()))

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quire.services.worker.batch_state import BatchState, Limits
-from quire.services.worker.plan_error import PlanError
+from quire.services.worker.errors import PlanError
 from quire.services.worker.sampling_state import SamplingState
 from quire.shared.messages import NewRow, Plan, SamplingParams, Slot
 

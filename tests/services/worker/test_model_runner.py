@@ -16,8 +16,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from checkpoints import FAMILIES, VARIANTS, load_reference, make_checkpoint
 from plans import BLOCK_SIZE, Driver, floats_of, ids_of, int32
 
+from quire.services.worker.errors import PlanError
 from quire.services.worker.model_runner import ModelRunner
-from quire.services.worker.plan_error import PlanError
 from quire.shared.messages import Configure, Plan
 from quire.shared.model_files import DEMO_MODEL
 
