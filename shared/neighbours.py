@@ -152,13 +152,13 @@ class Below(Generic[In]):
                 logger.info("%s is gone", name)
                 self._on_vanish(name)
                 dialled.client.close()
-        for name, entry in entries.items():
-            if name not in self._dialled:
-                self._dial(name, entry.address, entry.incarnation, is_remote=False)
         if now >= self._next_hello:
             self._next_hello = now + HELLO_SECONDS
             for dialled in self._dialled.values():
                 dialled.client.send(self._hello)
+        for name, entry in entries.items():
+            if name not in self._dialled:
+                self._dial(name, entry.address, entry.incarnation, is_remote=False)
 
     def close(self) -> None:
         for dialled in self._dialled.values():
