@@ -80,7 +80,8 @@ def test_template_writes_roles_tools_and_calls() -> None:
     assert f"<tools>\n{json.dumps(WEATHER)}\n</tools>" in text
     assert text.endswith(
         "<|im_start|>user\nWeather?<|im_end|>\n"
-        '<|im_start|>assistant\n<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n</tool_call><|im_end|>\n'
+        "<|im_start|>assistant\n<tool_call>\n"
+        '{"name": "get_weather", "arguments": {"city": "Paris"}}\n</tool_call><|im_end|>\n'
         "<|im_start|>tool\nsunny<|im_end|>\n<|im_start|>assistant\n"
     )
 
