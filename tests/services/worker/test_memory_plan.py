@@ -60,7 +60,7 @@ def test_a_small_cache_shortens_the_texts():
             {"max_model_len": 4096, "kv_cache_memory_bytes": OF_BLOCK},
             "lower --max-model-len or raise --kv-cache-memory",
         ),
-        ({"max_model_len": 4096, "free": WORKSPACE + (8 << 20)}, "raise --memory-utilization"),
+        ({"max_model_len": 4096, "free": WORKSPACE + (4 << 20)}, "raise --memory-utilization"),
         ({"free": 1 << 20}, "raise --memory-utilization"),
         ({"kv_cache_memory_bytes": 64 * GIB}, "lower --kv-cache-memory"),
     ],
