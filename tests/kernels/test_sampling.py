@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quire import kernels
-
-NUM_CANDIDATES = 256
+from quire.kernels.cpu.sampling import likeliest
 
 
 def filtered(logits: np.ndarray, temperature: float, top_k: int, top_p: float, min_p: float) -> np.ndarray:
@@ -175,3 +174,14 @@ def test_logprobs_are_log_softmax_and_rank(num_top):
     assert ranks[0] == 1
     assert torch.equal(top_ids, order[:, :num_top])
     torch.testing.assert_close(top.double(), expected.gather(1, top_ids), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("vocab_size", "count"), [(30, 64), (4095, 64), (4097, 64), (5003, 64), (151_936, 1024)])
+def test_the_likeliest_are_those_of_a_plain_top_k(vocab_size, count):
+    logits = torch.randn(3, vocab_size, generator=torch.Generator().manual_seed(1))
+    logits[1, -3:] = 9.0 + torch.arange(3)
+    logits[2, 100:] = -torch.inf
+    values, ids = likeliest(logits, count)
+    assert torch.equal(values, torch.topk(logits, min(count, vocab_size)).values)
+    assert torch.equal(logits.gather(1, ids), values)
+    assert all(len(set(row)) == len(row) for row in ids.tolist())

@@ -112,7 +112,7 @@ def test_it_loads_says_so_and_carries_out_plans(start):
     link.send(CONFIGURE)
     ready = worker.hear(WorkerReady)
     states = [report.detail for report in worker.reports]
-    assert states[0] in ("starting", "importing torch", "loading weights")
+    assert states[0] in ("starting", "looking for the model", "importing torch", "loading weights")
     assert all(report.state == "starting" for report in worker.reports)
     assert (ready.max_model_len, ready.vocab_size, ready.device) == (128, 2048, "cpu")
     report = worker.hear(Report)
