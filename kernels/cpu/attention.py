@@ -88,18 +88,18 @@ def _gathered(cache: torch.Tensor, index: torch.Tensor, num_rows: int) -> torch.
 def _decode(
     q: torch.Tensor, key_cache: torch.Tensor, value_cache: torch.Tensor, group: DecodeGroup, scale: float
 ) -> torch.Tensor:
-    """q [rows, Hq, D] -> the same; query heads of one key-value head are the rows of one matrix."""
+    """q [rows, Hq, D] -> the same; query heads of one key-value head are the queries of one sequence.
+
+    SDPA and not matmul: oneDNN would keep compiled code for every context length it has met.
+    """
     keys = _gathered(key_cache, group.gather, group.num_rows)
     values = _gathered(value_cache, group.gather, group.num_rows)
     if group.outside.numel():
         keys.view(-1, keys.shape[-1]).index_fill_(0, group.outside, 0.0)
         values.view(-1, keys.shape[-1]).index_fill_(0, group.outside, 0.0)
     grouped = q.reshape(group.num_rows, keys.shape[1], -1, q.shape[-1])
-    scores = torch.matmul(grouped, keys.transpose(-1, -2)).mul_(scale)
-    if group.mask is not None:
-        scores.add_(group.mask)
-    weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(q.dtype)
-    return torch.matmul(weights, values).reshape(q.shape)
+    out = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=group.mask, scale=scale)
+    return out.reshape(q.shape)
 
 
 def _prefill(

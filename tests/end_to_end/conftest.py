@@ -11,5 +11,6 @@ from running_server import RunningServer, serving
 @pytest.fixture(scope="session")
 def demo() -> Iterator[RunningServer]:
     """The demo model with two tokenizers and two frontends."""
-    with serving("--tokenizers", "2", "--frontends", "2", "--max-num-seqs", "64", "--max-in-flight", "600") as server:
+    flags = {"tokenizers": 2, "frontends": 2, "max-num-seqs": 64, "max-in-flight": 600, "kv-cache-memory": "64MiB"}
+    with serving(*(f"--{name}={value}" for name, value in flags.items())) as server:
         yield server
