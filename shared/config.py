@@ -80,7 +80,10 @@ class TokenizerConfig(ServiceConfig, frozen=True, kw_only=True):
         str | None, Flag("file with a Jinja chat template to use instead of the checkpoint's", "model", metavar="FILE")
     ] = None
     generation_config: Annotated[
-        str, Flag("sampling defaults: auto takes the checkpoint's generation_config.json", "model", choices=("auto", "none"))
+        str,
+        Flag(
+            "sampling defaults: auto takes the checkpoint's generation_config.json", "model", choices=("auto", "none")
+        ),
     ] = "auto"
     engine_address: Annotated[
         tuple[str, ...], Flag("engine to dial beside those in the run directory, tcp://HOST:PORT", "links")
@@ -143,7 +146,8 @@ class WorkerConfig(ServiceConfig, frozen=True, kw_only=True):
         Flag("type of weights and activations", "model", choices=("auto", "float32", "bfloat16", "float16")),
     ] = "auto"
     threads: Annotated[
-        int | None, Flag("CPU threads of the forward pass; absent: the CPUs this process may use", "model", ge=1)
+        int | None,
+        Flag("CPU threads of the forward pass; absent: the CPUs it may use, one for a tiny model", "model", ge=1),
     ] = None
 
 

@@ -18,6 +18,7 @@ logger = logging.getLogger("quire.worker")
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _FILE_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+_ONE_THREAD_BYTES = 64 << 20
 _NATIVE_BFLOAT16 = {"avx512_bf16", "amx_bf16"}
 
 
@@ -55,11 +56,9 @@ def has_native_bfloat16() -> bool:
     return not _NATIVE_BFLOAT16.isdisjoint(flags.split())
 
 
-def set_threads(threads: int | None) -> int:
-    """For the calling thread and what it starts; None: the CPUs this process may use."""
-    count = threads or len(os.sched_getaffinity(0))
-    torch.set_num_threads(count)
-    return count
+def choose_threads(weight_bytes: int) -> int:
+    """The CPUs this process may use; but one for a model so small that its products end before threads have met."""
+    return 1 if weight_bytes < _ONE_THREAD_BYTES else len(os.sched_getaffinity(0))
 
 
 def available_bytes(device: torch.device) -> int:

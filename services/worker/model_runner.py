@@ -18,7 +18,7 @@ from quire.shared.messages import Configure, Plan, StepResult, TokenLogprobs, Wo
 
 from .attention_metadata import to_device
 from .batch_state import BatchState, Limits, StepInputs, int32s
-from .device import available_bytes, choose_placement, set_threads
+from .device import available_bytes, choose_placement, choose_threads
 from .errors import PlanError
 from .kv_cache import KVCache
 from .layers.rotary import cos_sin_table
@@ -46,7 +46,7 @@ class ModelRunner:
         self.config = model_files.read_model_config(folder)
         self.eos_token_ids = model_files.eos_token_ids(folder)
         entries = model_files.read_weight_entries(folder)
-        self._threads = threads
+        self._threads = threads or choose_threads(sum(entry.size_bytes for entry in entries.values()))
         self._kv_cache: KVCache | None = None
         self.use_threads()
         self.placement = choose_placement(device, dtype, self.config, entries)
@@ -61,8 +61,9 @@ class ModelRunner:
             self.weight_bytes += self.model.embedding.weight.nbytes
 
     def use_threads(self) -> int:
-        """Have the calling thread compute with the threads this runner was given."""
-        return set_threads(self._threads)
+        """Have the calling thread compute with the threads this runner was given or has chosen."""
+        torch.set_num_threads(self._threads)
+        return self._threads
 
     def configure(self, wanted: Configure) -> WorkerReady:
         """Take the memory and start with an empty batch; what a configuration before took is given back."""
