@@ -93,10 +93,16 @@ class Engine:
             self._poll()
             self._hear()
             self._workers.receive()
+            if self._is_busy:  # the workers have a plan in hand: clients come first
+                self._deliver()
             self._plan_ahead()
             self._deliver()
             wait([self._server, *self._workers.links], self._next_poll - time.monotonic())
         self._stop()
+
+    @property
+    def _is_busy(self) -> bool:
+        return self._replica is not None and bool(self._replica.in_flight)
 
     # --- the loop's parts -----------------------------------------------------------------------------
 
@@ -232,14 +238,13 @@ class Engine:
     def _publish(self, now: float) -> None:
         replica = self._replica
         detail, progress = ("", 1.0) if replica else self._workers.awaited
-        is_idle = replica is None or not replica.in_flight
         report = self._service.report(
             self._state,
             detail=detail,
             progress=progress,
             steps=self._stats.num_steps,
             samples=self._stats.snapshot(
-                replica.scheduler if replica else None, 0.0 if is_idle else now - self._last_step_at
+                replica.scheduler if replica else None, now - self._last_step_at if self._is_busy else 0.0
             ),
             card=self._card(replica) if replica else None,
             known=list(self._workers.reports.values()),
