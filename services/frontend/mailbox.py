@@ -8,6 +8,7 @@ Knows nothing of HTTP or JSON.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import msgspec
 
@@ -61,7 +62,7 @@ class Delta(msgspec.Struct, gc=False):
 class Mailbox:
     """Of one HTTP request with `num_prompts` prompts and `num_choices` answers in all."""
 
-    __slots__ = ("_failure", "_limit", "_loop", "_pending", "_tails", "_waiter", "accepted", "num_awaited")
+    __slots__ = ("_failure", "_limit", "_loop", "_pending", "_tails", "_waiter", "accepted", "num_awaited", "sink")
 
     def __init__(self, num_prompts: int, num_choices: int, loop: asyncio.AbstractEventLoop) -> None:
         self.accepted: list[Accepted | None] = [None] * num_prompts
@@ -74,6 +75,8 @@ class Mailbox:
         """Index -> its last pending delta; only while deltas merge."""
         self._waiter: asyncio.Future[None] | None = None
         self._failure: Exception | None = None
+        self.sink: Callable[[Delta], bool] | None = None
+        """Takes a delta past the mailbox while its owner sleeps and nothing waits; False: it cannot now."""
 
     def accept(self, position: int, message: Accepted) -> None:
         """The prompt at that position was accepted."""
@@ -83,8 +86,11 @@ class Mailbox:
             if self.num_awaited == 0:
                 self.wake()
 
-    def deliver(self, delta: Delta) -> None:
+    def deliver(self, delta: Delta, at_once: bool = False) -> None:
+        """Add a delta; `at_once`: by the sink if that can take it."""
         pending = self._pending
+        if at_once and self._waiter is not None and self.sink is not None and not pending and self.sink(delta):
+            return
         if len(pending) < self._limit:
             pending.append(delta)
         else:

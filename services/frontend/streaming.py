@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from typing import Any
 
 from quire.shared.errors import ApiError
 
 from .answers import Answer, Asked, Tally, scored
 from .exchange import Exchange
-from .mailbox import Mailbox
+from .mailbox import Delta, Mailbox
 
 logger = logging.getLogger("quire.frontend")
 
@@ -34,7 +35,8 @@ class EventStream:
     """One streamed response."""
 
     __slots__ = (
-        "_answer", "_asked", "_exchange", "_on_first", "_tally", "has_moved", "is_sending", "mailbox", "quiet_since"
+        "_answer", "_asked", "_exchange", "_on_first", "_tally", "_transport",
+        "has_moved", "is_sending", "mailbox", "quiet_since",
     )  # fmt: skip
 
     def __init__(
@@ -51,6 +53,9 @@ class EventStream:
         self._asked = asked
         self._tally = tally
         self._on_first = on_first
+        self._transport: Any = None
+        if exchange.scope.get("http_version") == "1.1" and not asked.is_scoring:  # 1.0 has no chunks
+            self._transport = exchange.scope.get("quire.transport")
         self.mailbox = mailbox
         self.is_sending = False
         self.has_moved = True
@@ -94,6 +99,23 @@ class EventStream:
                 return
             if frames:
                 await self._send(frames)
+            if mailbox.sink is None and self._transport is not None:
+                mailbox.sink = self._write_at_once
+
+    def _write_at_once(self, delta: Delta) -> bool:
+        """The short way of a delta: a chunk of the body straight to the socket, if that has nothing unsent.
+
+        Saves a third of a token's cost here: no future, no task, no ASGI message.
+        """
+        transport = self._transport
+        if transport.get_write_buffer_size() or transport.is_closing():
+            return False
+        self._tally.add(delta, self._asked.n)
+        frames = self._answer.chunks(delta)
+        if frames:
+            transport.write(b"%x\r\n%b\r\n" % (len(frames), frames))
+        self.has_moved = True
+        return True
 
     async def _send(self, data: bytes, more: bool = True) -> None:
         self.is_sending = True

@@ -74,6 +74,7 @@ class TokenizerClient:
         self._records: dict[RequestId, Record] = {}
         self._tokenizers: dict[str, _Tokenizer] = {}
         self._num_wanting_ids = 0
+        self._has_had_turn = False
         self._remote = set(service.config.tokenizer_address)
         self._below: Below[ToFrontend] = Below(
             service, "tokenizer", ToFrontend, self._on_appear, self._on_vanish, service.config.tokenizer_address
@@ -207,12 +208,24 @@ class TokenizerClient:
     def _on_text_batch(self, batch: TextBatch) -> None:
         """The hot path: a step's rows of nothing but text."""
         records = self._records
+        at_once = self._is_first_of_turn()
         for request_id, choice, text, count in zip(
             batch.request_ids, batch.choices, batch.texts, batch.counts, strict=True
         ):
             record = records.get(request_id)  # type: ignore[call-overload]
             if record is not None:
-                record.mailbox.deliver(Delta(record.position * record.generate.n + choice, text, count))
+                record.mailbox.deliver(Delta(record.position * record.generate.n + choice, text, count), at_once)
+
+    def _is_first_of_turn(self) -> bool:
+        """Whether no batch came yet in this turn of the event loop: what follows in one turn is better joined."""
+        if self._has_had_turn:
+            return False
+        self._has_had_turn = True
+        self._loop.call_soon(self._end_turn)
+        return True
+
+    def _end_turn(self) -> None:
+        self._has_had_turn = False
 
     def _on_full_batch(self, batch: TextBatch) -> None:
         """A step's rows of which some begin, end, or carry logprobs or ids."""
