@@ -127,6 +127,11 @@ class Below(Generic[In]):
         """Those that are there."""
         return {name: dialled.client for name, dialled in self._dialled.items() if dialled.is_present}
 
+    @property
+    def dialled(self) -> dict[str, Client[In]]:
+        """And those at given addresses that were not heard yet: what a blocking owner has to listen to."""
+        return {name: dialled.client for name, dialled in self._dialled.items()}
+
     def hear(self, name: str, report: Report) -> None:
         """Note a sign of life from `name` (the key of `links`)."""
         dialled = self._dialled.get(name)

@@ -35,6 +35,8 @@ class Workers:
         self._on_lost = on_lost
         self._ready: dict[str, WorkerReady] = {}
         self._causes: dict[str, str] = {}
+        self._configured: dict[str, int] = {}
+        """The incarnation of each worker that was sent the configuration."""
         self.reports: dict[str, Report] = {}
         self.is_ready = False
         number = service.name.rpartition("-")[2]
@@ -45,7 +47,7 @@ class Workers:
 
     @property
     def links(self) -> list[Client[FromWorker]]:
-        return list(self._below.links.values())
+        return list(self._below.dialled.values())
 
     @property
     def awaited(self) -> tuple[str, float]:
@@ -62,7 +64,7 @@ class Workers:
     def receive(self) -> bool:
         """Handle all that has come; whether there was anything."""
         was_any = False
-        for name, link in self._below.links.items():
+        for name, link in self._below.dialled.items():
             while (message := link.receive()) is not None:
                 was_any = True
                 self._handle(name, message)
@@ -73,9 +75,10 @@ class Workers:
             link.send(plan)
 
     def _appear(self, name: str, link: Client[FromWorker]) -> None:
-        link.send(self._configure)
+        """Nothing yet: a worker is configured when it is first heard, and again when it is another one."""
 
     def _vanish(self, name: str) -> None:
+        self._configured.pop(name, None)
         self._ready.pop(name, None)
         self.reports.pop(name, None)
         cause = self._causes.pop(name, "")
@@ -90,6 +93,9 @@ class Workers:
             case Report():
                 self._below.hear(name, message)
                 self.reports[name] = message
+                if self._configured.get(name) != message.incarnation:
+                    self._configured[name] = message.incarnation
+                    self._below.dialled[name].send(self._configure)
                 if message.state == "failed":
                     self._causes[name] = message.detail
                     logger.error("%s failed: %s", name, message.detail)
