@@ -75,8 +75,8 @@ def _kv_bytes(wanted: Configure, device: torch.device, weight_bytes: int, worksp
     if wanted.kv_cache_memory_bytes is not None:
         if wanted.kv_cache_memory_bytes + workspace > free_bytes:
             raise DeviceError(
-                f"--kv-cache-memory {_gib(wanted.kv_cache_memory_bytes)} and a workspace of {_gib(workspace)} do not"
-                f" fit into the {_gib(free_bytes)} that are free: lower --kv-cache-memory"
+                f"--kv-cache-memory {_size(wanted.kv_cache_memory_bytes)} and a workspace of {_size(workspace)} do not"
+                f" fit into the {_size(free_bytes)} that are free: lower --kv-cache-memory"
             )
         return wanted.kv_cache_memory_bytes
     budget = int((free_bytes + weight_bytes) * wanted.memory_utilization) - weight_bytes - workspace
@@ -89,8 +89,12 @@ def _too_small(wanted: Configure, needed: int, kv_bytes: int) -> str:
     flag = "--memory-utilization" if wanted.kv_cache_memory_bytes is None else "--kv-cache-memory"
     if wanted.kv_cache_memory_bytes is None and kv_bytes == _CPU_DEFAULT_BYTES:
         flag = "--kv-cache-memory"
-    return f"{what} {_gib(needed)} of KV cache, but there are {_gib(kv_bytes)}: {remedy}raise {flag}"
+    return f"{what} {_size(needed)} of KV cache, but there are {_size(kv_bytes)}: {remedy}raise {flag}"
 
 
-def _gib(count: int) -> str:
-    return f"{count / (1 << 30):.2f} GiB"
+def _size(count: int) -> str:
+    """In the largest unit of which there is at least one."""
+    for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if count >= size:
+            return f"{count / size:.2f} {unit}"
+    return f"{count} bytes"
