@@ -23,7 +23,7 @@ Slot = NewType("Slot", int)
 
 
 class _Message(msgspec.Struct, array_like=True, gc=False, frozen=True):
-    """Base of the parts that are not messages of their own."""
+    """How everything here is encoded: an array on the wire, a value in memory. Only messages have a tag."""
 
 
 # --- 1. Everyone, to everyone below: who I am. Everyone, to everyone above: how I am. -----------

@@ -105,7 +105,7 @@ class EventStream:
     def _write_at_once(self, delta: Delta) -> bool:
         """The short way of a delta: a chunk of the body straight to the socket, if that has nothing unsent.
 
-        Saves a third of a token's cost here: no future, no task, no ASGI message.
+        Saves a fifth of a token's cost here: no future, no task, no ASGI message.
         """
         transport = self._transport
         if transport.get_write_buffer_size() or transport.is_closing():
