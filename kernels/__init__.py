@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import torch
 
-from .dispatch import backend_name, backend_of
+from .cpu.native.build import BuildError
+from .dispatch import backend_name, backend_of, use
 from .ragged_batch import RaggedBatch
 
 __all__ = [
+    "BuildError",
     "RaggedBatch",
     "add_rms_norm",
     "apply_penalties",
@@ -28,6 +30,7 @@ __all__ = [
     "rows_are_finite",
     "sample",
     "token_logprobs",
+    "use",
 ]
 
 

@@ -1,16 +1,22 @@
-"""The choice of a backend for each call: by the device its tensors lie on.
+"""The choice of a backend for each call: by the device its tensors lie on, and by what was asked for.
 
 A backend is a module with the functions of kernels/__init__.py under the same names. The torch
-backend (cpu/) runs on every device and is what another backend must equal.
+backend (cpu/) runs on every device and is what another backend must equal; it serves until `use` is called.
 """
 
 from __future__ import annotations
 
+import logging
 from types import ModuleType
 
 import torch
 
 from . import cpu
+from .cpu import native
+from .cpu.native import library, self_test
+from .cpu.native.build import BuildError
+
+logger = logging.getLogger("quire.kernels")
 
 _backends: dict[str, ModuleType] = {"cpu": cpu, "cuda": cpu}
 _names: dict[str, str] = {"cpu": "torch", "cuda": "torch"}
@@ -22,5 +28,28 @@ def backend_of(tensor: torch.Tensor) -> ModuleType:
 
 
 def backend_name(device_type: str) -> str:
-    """What serves a device, for people: torch."""
+    """What serves a device, for people: torch, torch (no g++), native (avx512)."""
     return _names[device_type]
+
+
+def use(wanted: str) -> str:
+    """Compute on the CPU with `wanted` kernels from now on: torch, native, or auto (native where they can be had).
+
+    Weights that another backend has packed must not be used after that. Returns the backend's name.
+    Raises BuildError where native ones are asked for and cannot be had.
+    """
+    if wanted == "torch":
+        _backends["cpu"], _names["cpu"] = cpu, "torch"
+        return _names["cpu"]
+    try:
+        level = library.load()
+        self_test.run()
+    except BuildError as error:
+        if wanted == "native":
+            raise
+        severity = logging.WARNING if isinstance(error, self_test.SelfTestError) else logging.INFO
+        logger.log(severity, "computing with torch's kernels, not native ones: %s", error)
+        _backends["cpu"], _names["cpu"] = cpu, f"torch ({error.brief})"
+    else:
+        _backends["cpu"], _names["cpu"] = native, f"native ({level})"
+    return _names["cpu"]

@@ -145,6 +145,14 @@ class WorkerConfig(ServiceConfig, frozen=True, kw_only=True):
         str,
         Flag("type of weights and activations", "model", choices=("auto", "float32", "bfloat16", "float16")),
     ] = "auto"
+    kernels: Annotated[
+        str,
+        Flag(
+            "what computes on a CPU: native needs g++ at the first start; auto takes torch where there is none",
+            "model",
+            choices=("auto", "torch", "native"),
+        ),
+    ] = "auto"
     threads: Annotated[
         int | None,
         Flag("CPU threads of the forward pass; absent: the CPUs it may use, one for a tiny model", "model", ge=1),

@@ -53,6 +53,7 @@ _FAMILIES = (
     _gauge("vllm:num_requests_waiting", "engine", "Choices that wait to take part in steps."),
     _gauge("vllm:kv_cache_usage_perc", "engine", "Share of the KV blocks in use, 0 to 1.", is_merged_by_max=True),
     _gauge("vllm:cache_config_info", "engine", "Settings of the KV cache, as labels.", is_merged_by_max=True),
+    _gauge("quire_worker_info", "engine", "1, with what the worker computes as labels.", is_merged_by_max=True),
     _counter("vllm:prefix_cache_queries_total", "engine", "Prompt tokens looked up in the prefix cache."),
     _counter("vllm:prefix_cache_hits_total", "engine", "Prompt tokens found in the prefix cache."),
     _counter("vllm:num_preemptions_total", "engine", "Preemptions."),

@@ -213,6 +213,7 @@ class Engine:
         scheduler = Scheduler(limits)
         committer = Committer(scheduler, self._outbox, self._stats, frozenset(facts.eos_token_ids))
         self._replica = Replica(facts, scheduler, committer)
+        self._stats.worker_ready(facts)
         self._state = "ready"
         logger.info(
             "ready: %d blocks of %d tokens, max_model_len %d, %s %s on %s",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from quire.shared.metrics import Metrics
+from quire.shared.messages import WorkerReady
+from quire.shared.metrics import Gauge, Metrics
 
 from .request import Choice, Request
 from .scheduler import Scheduler
@@ -27,8 +28,16 @@ class Stats:
         self._inference_time = metrics.histogram("vllm:request_inference_time_seconds")
         self._num_prompt = metrics.histogram("vllm:request_prompt_tokens")
         self._num_generated = metrics.histogram("vllm:request_generation_tokens")
+        self._worker_info: Gauge | None = None
         self._earlier = {"preemptions": 0, "queries": 0, "hits": 0}
         """Of schedulers that workers' restarts have thrown away: counters never fall."""
+
+    def worker_ready(self, facts: WorkerReady) -> None:
+        if self._worker_info is not None:
+            self._worker_info.set(0)
+        labels = {"backend": facts.backend, "dtype": facts.dtype, "device": facts.device}
+        self._worker_info = self._metrics.gauge("quire_worker_info", **labels)
+        self._worker_info.set(1)
 
     def step(self, num_tokens: int, latencies: list[float]) -> None:
         """A committed step; `latencies`: seconds since the last token of each row that had one."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from quire import kernels
 from quire.shared.model_config import ModelConfig
 from quire.shared.weight_files import TensorEntry
 
@@ -26,10 +27,24 @@ def choose_placement(device: str, dtype: str, config: ModelConfig, entries: dict
     """`device` auto | cpu | cuda, `dtype` auto | float32 | bfloat16 | float16. Raises DeviceError."""
     if device == "cuda" and not torch.cuda.is_available():
         raise DeviceError("--device cuda: torch sees no CUDA device; use --device cpu")
-    is_cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    is_cuda = _is_cuda(device)
     asked = _checkpoint_dtype(config, entries) if dtype == "auto" else dtype
     chosen = asked if is_cuda else _cpu_dtype(asked, is_explicit=dtype != "auto")
     return Placement(torch.device("cuda" if is_cuda else "cpu"), _DTYPES[chosen])
+
+
+def choose_kernels(wanted: str, device: str) -> None:
+    """`wanted` auto | torch | native, of which only a CPU knows. May compile for half a minute. Raises DeviceError."""
+    if _is_cuda(device):
+        return
+    try:
+        kernels.use(wanted)
+    except kernels.BuildError as error:
+        raise DeviceError(f"--kernels {wanted}: {error}") from error
+
+
+def _is_cuda(device: str) -> bool:
+    return device != "cpu" and torch.cuda.is_available()
 
 
 def _checkpoint_dtype(config: ModelConfig, entries: dict[str, TensorEntry]) -> str:

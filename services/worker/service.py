@@ -54,10 +54,13 @@ class Loading(threading.Thread):
             folder = self._find()
             model_files.check(str(folder))
             self.detail = "importing torch"
+            from .device import choose_kernels
             from .model_runner import ModelRunner
 
-            self.detail = "loading weights"
             config = self._config
+            self.detail = "preparing the kernels"
+            choose_kernels(config.kernels, config.device)
+            self.detail = "loading weights"
             self.runner = ModelRunner(folder, config.device, config.dtype, config.threads, self._note)
         except BaseException as error:  # told by the main thread
             self.error = error

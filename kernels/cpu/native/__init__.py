@@ -1,0 +1,37 @@
+"""The native backend: operations in C++ for AVX2 and AVX512, under the names of kernels/__init__.py.
+
+What an operation does not take (a type, a shape, a layout) it gives to torch, and what there is no
+native one for is torch's. To be used once library.load() has returned; see dispatch.py.
+"""
+
+from .. import (
+    add_rms_norm,
+    apply_penalties,
+    copy_blocks,
+    gated_activation,
+    greedy,
+    linear,
+    pack_linear,
+    paged_attention,
+    rms_norm,
+    rope_and_cache,
+    rows_are_finite,
+    sample,
+    token_logprobs,
+)
+
+__all__ = [
+    "add_rms_norm",
+    "apply_penalties",
+    "copy_blocks",
+    "gated_activation",
+    "greedy",
+    "linear",
+    "pack_linear",
+    "paged_attention",
+    "rms_norm",
+    "rope_and_cache",
+    "rows_are_finite",
+    "sample",
+    "token_logprobs",
+]
