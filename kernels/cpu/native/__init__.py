@@ -5,20 +5,17 @@ native one for is torch's. To be used once library.load() has returned; see disp
 """
 
 from .. import (
-    add_rms_norm,
     apply_penalties,
     copy_blocks,
-    gated_activation,
     greedy,
     linear,
     pack_linear,
     paged_attention,
-    rms_norm,
-    rope_and_cache,
     rows_are_finite,
     sample,
     token_logprobs,
 )
+from .elementwise import add_rms_norm, gated_activation, rms_norm, rope_and_cache
 
 __all__ = [
     "add_rms_norm",

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import torch
 
+from . import elementwise
 from .build import BuildError
 
-MODULES = ()
+MODULES = (elementwise,)
 """Modules with a `check() -> None` that raises AssertionError; a few ms each at most."""
 
 

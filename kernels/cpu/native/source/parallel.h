@@ -4,6 +4,7 @@
 
 #include <omp.h>
 
+#include <algorithm>
 #include <atomic>
 
 #define QUIRE_EXPORT extern "C" __attribute__((visibility("default")))
@@ -20,6 +21,21 @@ inline void parallel_chunks(long num_chunks, Body body) {
     std::atomic<long> next{0};
 #pragma omp parallel
     for (long chunk; (chunk = next.fetch_add(1, std::memory_order_relaxed)) < num_chunks;) body(chunk);
+}
+
+// body(first, last) for ranges of rows of which each reads and writes so many bytes; little work is done at once
+// by the calling thread, since waking others takes longer.
+template <class Body>
+inline void parallel_rows(long num_rows, long bytes_per_row, Body body) {
+    constexpr long ALONE_BYTES = 256 << 10, CHUNK_BYTES = 64 << 10;
+    if (num_rows * bytes_per_row <= ALONE_BYTES) {
+        body(0, num_rows);
+        return;
+    }
+    const long rows = std::max(1L, CHUNK_BYTES / bytes_per_row);
+    parallel_chunks((num_rows + rows - 1) / rows, [=](long chunk) {
+        body(chunk * rows, std::min(num_rows, (chunk + 1) * rows));
+    });
 }
 
 }  // namespace quire
