@@ -7,15 +7,12 @@ native one for is torch's. To be used once library.load() has returned; see disp
 from .. import (
     apply_penalties,
     copy_blocks,
-    greedy,
     linear,
     pack_linear,
     paged_attention,
-    rows_are_finite,
-    sample,
-    token_logprobs,
 )
 from .elementwise import add_rms_norm, gated_activation, rms_norm, rope_and_cache
+from .sampling import greedy, rows_are_finite, sample, token_logprobs
 
 __all__ = [
     "add_rms_norm",

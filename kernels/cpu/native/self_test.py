@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import torch
 
-from . import elementwise
+from . import elementwise, sampling
 from .build import BuildError
 
-MODULES = (elementwise,)
+MODULES = (elementwise, sampling)
 """Modules with a `check() -> None` that raises AssertionError; a few ms each at most."""
 
 
