@@ -58,7 +58,10 @@ def paged_attention(
     batch: RaggedBatch,
     scale: float,
     window: int | None,
+    cache_scales: tuple[float, float] | None = None,
 ) -> torch.Tensor:
+    if key_cache.dtype.itemsize == 1:
+        key_cache, value_cache = _widened(key_cache, value_cache, q.dtype, cache_scales or (1.0, 1.0))
     num_kv_heads = key_cache.shape[1]
     key = ("torch", window, num_kv_heads, q.dtype)
     derived = batch.derived.get(key)
@@ -76,6 +79,13 @@ def paged_attention(
     for part in derived.parts:
         out[part.start : part.end] = _prefill(q[part.start : part.end], key_cache, value_cache, part, scale)
     return out
+
+
+def _widened(
+    key_cache: torch.Tensor, value_cache: torch.Tensor, dtype: torch.dtype, scales: tuple[float, float]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of whole fp8 caches: what is right, and slow."""
+    return (key_cache.float() * scales[0]).to(dtype), (value_cache.float() * scales[1]).to(dtype)
 
 
 def _gathered(cache: torch.Tensor, index: torch.Tensor, num_rows: int) -> torch.Tensor:

@@ -16,8 +16,9 @@ def rope_and_cache(
     slot_mapping: torch.Tensor,
     key_cache: torch.Tensor,
     value_cache: torch.Tensor,
+    cache_scales: tuple[float, float] | None = None,
 ) -> torch.Tensor:
-    num_kv_heads, block_size, head_dim = key_cache.shape[1:]
+    num_kv_heads, _, head_dim = key_cache.shape[1:]
     heads = qkv.view(qkv.shape[0], -1, head_dim)
     num_heads = heads.shape[1] - 2 * num_kv_heads
     if q_norm is not None and k_norm is not None:
@@ -26,10 +27,22 @@ def rope_and_cache(
         rotated = rotate(torch.cat((q, k), dim=1), cos_sin, positions)
     else:
         rotated = rotate(heads[:, : num_heads + num_kv_heads], cos_sin, positions)
-    blocks, offsets = slot_mapping // block_size, slot_mapping % block_size
-    key_cache[blocks, :, offsets] = rotated[:, num_heads:]
-    value_cache[blocks, :, offsets] = heads[:, num_heads + num_kv_heads :]
+    key_scale, value_scale = cache_scales or (1.0, 1.0)
+    _write(rotated[:, num_heads:], key_cache, slot_mapping, key_scale)
+    _write(heads[:, num_heads + num_kv_heads :], value_cache, slot_mapping, value_scale)
     return rotated[:, :num_heads]
+
+
+def _write(x: torch.Tensor, cache: torch.Tensor, slot_mapping: torch.Tensor, scale: float) -> None:
+    """x [T, Hkv, D] to the cache; to an fp8 one divided by `scale` and saturating."""
+    block_size = cache.shape[2]
+    blocks, offsets = slot_mapping // block_size, slot_mapping % block_size
+    if cache.dtype.itemsize > 1:
+        cache[blocks, :, offsets] = x
+        return
+    limit = torch.finfo(cache.dtype).max
+    stored = (x.float() / scale).clamp(-limit, limit).to(cache.dtype)
+    cache.view(torch.uint8)[blocks, :, offsets] = stored.view(torch.uint8)
 
 
 def rotate(x: torch.Tensor, cos_sin: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:

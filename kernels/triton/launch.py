@@ -1,0 +1,98 @@
+"""Launches: a Triton kernel with its arguments, constants and warps, to be run or only compiled.
+
+Every operation builds its launches in one function that takes tensors when it runs, and their dtypes when
+`launches(dims)` lists what a model will launch. So the worker can compile every variant before it is ready,
+and the tests can compile them for sm_90 on a machine without a GPU. Knows no operation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any, Literal, NamedTuple
+
+import torch
+
+Trait = Literal["wgmma", "mma", "wide loads"]
+"""What the compile gate looks for in a kernel's machine code: warp-group or warp matrix products, 16-byte loads."""
+
+_NUM_PROCESSORS = 132
+"""Of an H100 or H200; assumed where a kernel is compiled or interpreted without a GPU."""
+
+
+def ceil_div(number: int, divisor: int) -> int:
+    return -(-number // divisor)
+
+
+def next_power_of_2(number: int) -> int:
+    """The smallest that is not below `number`. (Triton's own gives the compiler's type, not int.)"""
+    return 1 << (number - 1).bit_length() if number > 1 else 1
+
+
+class Dims(NamedTuple):
+    """What a model and its worker fix once: all that the choice of a variant may depend on, beside the rows."""
+
+    dtype: torch.dtype
+    cache_dtype: torch.dtype
+    hidden_size: int
+    intermediate_size: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    vocab_size: int
+    block_size: int
+    max_num_seqs: int
+    max_num_blocks: int
+    """Columns of a block table."""
+    has_qk_norm: bool
+    activation: str
+    windows: tuple[int | None, ...]
+    """The sliding windows that layers have, each once; None for full attention."""
+
+
+class Launch(NamedTuple):
+    """One launch, or (with dtypes in place of tensors) one variant that will be launched.
+
+    An integer argument is compiled in when it is 1 and noted when it is a multiple of 16, and so is a
+    pointer's alignment: kernels name what varies from step to step in `do_not_specialize` and
+    `do_not_specialize_on_alignment`, so that no step compiles anything.
+    """
+
+    kernel: Any
+    """What triton.jit made."""
+    grid: tuple[int, ...]
+    arguments: tuple[Any, ...]
+    """In the kernel's order: tensors (or dtypes), integers, floats."""
+    constants: dict[str, Any]
+    """The tl.constexpr parameters."""
+    num_warps: int = 4
+    num_stages: int = 3
+    expects: tuple[Trait, ...] = ()
+
+    def run(self) -> None:
+        self.kernel[self.grid](*self.arguments, **self.constants, num_warps=self.num_warps, num_stages=self.num_stages)
+
+    def compile(self) -> Any:
+        """The compiled kernel, from the disk cache where it is there; launches nothing."""
+        return self.kernel.warmup(
+            *self.arguments,
+            grid=self.grid,
+            **self.constants,
+            num_warps=self.num_warps,
+            num_stages=self.num_stages,
+        )
+
+
+def compile_all(launches: Sequence[Launch], num_threads: int) -> list[Any]:
+    """The compiled kernels, in order. The compiler works outside of Python's lock, so threads help."""
+    with ThreadPoolExecutor(num_threads) as pool:
+        return list(pool.map(Launch.compile, launches))
+
+
+@cache
+def num_processors(device: torch.device) -> int:
+    """Streaming multiprocessors of a device."""
+    if device.type != "cuda":
+        return _NUM_PROCESSORS
+    return torch.cuda.get_device_properties(device).multi_processor_count
