@@ -1,6 +1,9 @@
 """The worker as a process: python -m quire.services.worker --model PATH."""
 
-from .service import main
+from .environment import settle
 
 if __name__ == "__main__":
+    settle()
+    from .service import main
+
     main()

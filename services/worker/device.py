@@ -73,7 +73,26 @@ def has_native_bfloat16() -> bool:
 
 def choose_threads(weight_bytes: int) -> int:
     """The CPUs this process may use; but one for a model so small that its products end before threads have met."""
-    return 1 if weight_bytes < _ONE_THREAD_BYTES else len(os.sched_getaffinity(0))
+    return 1 if weight_bytes < _ONE_THREAD_BYTES else usable_cpus()
+
+
+def usable_cpus(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """By affinity and the cgroup's quota, of which a part of a CPU is none: who exceeds it is stopped in mid-step."""
+    count = len(os.sched_getaffinity(0))
+    quota = _cpu_quota(cgroup)
+    return count if quota is None else max(1, min(count, int(quota)))
+
+
+def _cpu_quota(cgroup: Path) -> float | None:
+    """CPUs' worth of time, of cgroup v2 or v1 as a container sees it; None: all there is."""
+    for files in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        try:
+            quota, period = " ".join((cgroup / file).read_text() for file in files).split()
+            if int(quota) > 0:
+                return int(quota) / int(period)
+        except (OSError, ValueError, ZeroDivisionError):  # no such cgroup, or "max"
+            continue
+    return None
 
 
 def available_bytes(device: torch.device) -> int:
