@@ -20,6 +20,7 @@ from .attention_metadata import to_device
 from .batch_state import BatchState, Limits, StepInputs, int32s
 from .device import available_bytes, choose_placement, choose_threads
 from .errors import PlanError
+from .freed_memory import keep_freed_memory
 from .kv_cache import KVCache
 from .layers.rotary import cos_sin_table
 from .logprobs import prompt_logprobs
@@ -85,7 +86,10 @@ class ModelRunner:
         with torch.inference_mode():
             # Two positions beyond the longest text, as in BatchState.
             self._cos_sin = cos_sin_table(self.config, plan.max_model_len + 2, self.placement.device)
+            # The cache itself shall go back as a whole when another configuration comes.
+            keep_freed_memory(False)
             self._kv_cache = KVCache(self.config, self.placement, plan.num_blocks, wanted.block_size)
+            keep_freed_memory(True)
             self._warm_up()
         return self._ready(plan)
 
@@ -103,23 +107,26 @@ class ModelRunner:
         )
 
     def _warm_up(self) -> None:
-        """Run one chunk and one single token, so that no request pays for first uses."""
+        """Run a chunk, some rows and a single one, so that no request pays for first uses."""
         size = self.limits.block_size
-        longest = min(16, self.limits.max_model_len, self.limits.num_blocks * size, self.limits.max_num_batched_tokens)
-        for length in (longest, 1):
-            positions = np.arange(length, dtype=np.int32)
+        tokens = min(16, self.limits.max_model_len, self.limits.num_blocks * size, self.limits.max_num_batched_tokens)
+        rows = min(16, self.limits.max_num_seqs, self.limits.num_blocks, self.limits.max_num_batched_tokens)
+        for num_rows, length in ((1, tokens), (rows, 1), (1, 1)):
+            num_blocks = -(-length // size)
+            positions = np.tile(np.arange(length, dtype=np.int32), num_rows)
+            firsts = np.repeat(np.arange(num_rows, dtype=np.int32) * (num_blocks * size), length)
             inputs = StepInputs(
-                slots=np.zeros(1, np.int32),
-                input_ids=np.zeros(length, np.int32),
+                slots=np.arange(num_rows, dtype=np.int32),
+                input_ids=np.zeros(num_rows * length, np.int32),
                 positions=positions,
-                slot_mapping=positions,
-                cu_q=np.array([0, length], np.int32),
-                seq_lens=np.array([length], np.int32),
-                block_tables=np.arange(-(-length // size), dtype=np.int32)[None],
-                sampling_rows=np.zeros(1, np.int32),
+                slot_mapping=firsts + positions,
+                cu_q=np.arange(num_rows + 1, dtype=np.int32) * length,
+                seq_lens=np.full(num_rows, length, np.int32),
+                block_tables=np.arange(num_rows * num_blocks, dtype=np.int32).reshape(num_rows, -1),
+                sampling_rows=np.arange(num_rows, dtype=np.int32),
             )
-            hidden, tokens = self._forward(inputs)
-            kernels.greedy(self.model.compute_logits(hidden[tokens]))
+            hidden, of_sampling = self._forward(inputs)
+            sample_rows(self.model.compute_logits(hidden[of_sampling]), inputs.slots, self.batch)
 
     def _forward(self, inputs: StepInputs) -> tuple[torch.Tensor, torch.Tensor]:
         """Hidden states [T, hidden_size], and the indices of those that sample."""
