@@ -56,6 +56,17 @@ class FrontendConfig(ServiceConfig, frozen=True, kw_only=True):
     max_in_flight_size: Annotated[
         int, Flag("bytes of bodies of requests past the door at once", "limits", ge=1 << 20, is_size=True)
     ] = 256 << 20
+    stall_limit: Annotated[
+        float,
+        Flag("seconds without a sign of life after which a service is killed and started again; 0: never", "faults"),
+    ] = 10.0
+    resume: Annotated[
+        bool,
+        Flag("go on with requests whose tokenizer, engine or worker was lost; off: they end with an error", "faults"),
+    ] = True
+    resume_timeout: Annotated[
+        float, Flag("seconds that such a request waits for what it needs to come back", "faults", ge=0.0)
+    ] = 120.0
     stall_timeout: Annotated[
         float, Flag("seconds that a reader may take nothing of its stream before it is aborted", "limits", ge=0.1)
     ] = 30.0
@@ -153,6 +164,14 @@ class WorkerConfig(ServiceConfig, frozen=True, kw_only=True):
             choices=("auto", "torch", "native"),
         ),
     ] = "auto"
+    linear: Annotated[
+        str,
+        Flag(
+            "what multiplies by the weights: auto tries what there is at start",
+            "model",
+            choices=("auto", "native", "onednn", "plain"),
+        ),
+    ] = "auto"
     threads: Annotated[
         int | None,
         Flag("CPU threads of the forward pass; absent: the CPUs it may use, one for a tiny model", "model", ge=1),
@@ -164,6 +183,13 @@ class LauncherConfig(ServiceConfig, frozen=True, kw_only=True):
 
     frontends: Annotated[int, Flag("HTTP frontend processes", "serving", ge=1, le=64)] = 1
     tokenizers: Annotated[int, Flag("tokenizer processes", "serving", ge=1, le=64)] = 1
+    restart: Annotated[
+        bool, Flag("start services again that crash once the server is ready; off: the server stops", "faults")
+    ] = True
+    stall_limit: Annotated[
+        float,
+        Flag("seconds without a sign of life after which a service is killed and started again; 0: never", "faults"),
+    ] = 10.0
     shutdown_timeout: Annotated[
         float, Flag("seconds that running requests may take to finish after SIGTERM", "serving", ge=0.0)
     ] = 30.0

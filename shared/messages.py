@@ -12,7 +12,7 @@ from typing import NewType, TypeAlias
 
 import msgspec
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Raised whenever a message changes shape; peers of another number are refused."""
 
 RequestId = NewType("RequestId", int)
@@ -179,6 +179,8 @@ class Generate(_Message, frozen=True, tag="generate"):
     cache_salt: str = ""
     history: list[History] = []
     """Empty, or one entry a choice."""
+    is_suspect: bool = False
+    """It was in the batch of crashes before: to be run alone, and Accepted only once it does."""
 
 
 class Abort(_Message, frozen=True, tag="abort"):
@@ -206,6 +208,7 @@ class Submit(_Message, frozen=True, tag="submit"):
     arrival: float
     cache_salt: str = ""
     history: list[History] = []
+    is_suspect: bool = False
 
 
 ToEngine: TypeAlias = Hello | Submit | Abort
@@ -341,11 +344,12 @@ class Finished(_Message, frozen=True):
 
     row: int
     reason: str
-    """stop | length | abort | error."""
+    """stop | length | abort | error; or, where the record can be submitted again to go on,
+    lost (what ran it is gone) | moved (what runs it is leaving on purpose)."""
     stop_reason: int | str | None = None
     """The stop token id or stop string that ended it; None for EOS."""
     message: str = ""
-    """For error: a sentence for the client."""
+    """For error, lost and moved: a sentence for the client."""
 
 
 class Started(_Message, frozen=True):
@@ -432,5 +436,12 @@ class Done(_Message, frozen=True, tag="done"):
 ToLauncher: TypeAlias = Hello | Scale
 FromLauncher: TypeAlias = Report | Done
 
-ToFrontendFromOperator: TypeAlias = Hello
-"""What a frontend hears at its own address: only that someone wants its reports."""
+
+class Outages(_Message, frozen=True, tag="outages"):
+    """From the launcher: services that crashed too often and stay down, each with its last cause."""
+
+    causes: dict[str, str]
+
+
+ToFrontendFromOperator: TypeAlias = Hello | Outages
+"""What a frontend hears at its own address: that someone wants its reports, and what will not come back."""

@@ -7,6 +7,7 @@ Knows nothing of what the service is for.
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import logging
 import os
 import resource
@@ -96,6 +97,8 @@ def bootstrap(kind: str, config_type: type[ConfigT], argv: Sequence[str] | None 
         die_with_parent(config.parent_pid)
     start_logging(config.log_level, config.name or kind)
     raise_file_limit()
+    # A supervisor that finds this service stalled asks for all stacks before it ends it.
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
     try:
         return Service(kind, config)
     except (RunDirectoryError, NameTakenError, ValueError) as error:

@@ -121,11 +121,11 @@ class Committer:
                 self._scheduler.finish(choice)
                 self._stats.finished(choice, "length", now)
 
-    def fail_all(self, message: str) -> None:
-        """The workers are lost: every open choice ends with an error. The scheduler is to be thrown away after it."""
+    def let_all_go(self, reason: str, message: str) -> None:
+        """Every open choice ends here, `lost` or `moved`. The scheduler is to be thrown away after it."""
         for request in list(self._scheduler.requests.values()):
             for index in _open_choices(request):
-                self._outbox.error(request.peer, request.submit.request_id, index, message)
+                self._outbox.end(request.peer, request.submit.request_id, index, reason, message)
             self._scheduler.abort(request, None)
 
 

@@ -52,10 +52,10 @@ class Outbox:
         columns = self.columns(request.peer)
         return columns, columns.add(request.submit.request_id, choice.index, 0)
 
-    def error(self, peer: str, request_id: int, choice: int, message: str) -> None:
-        """An end by our fault."""
+    def end(self, peer: str, request_id: int, choice: int, reason: str, message: str) -> None:
+        """An end that is not the choice's own."""
         columns = self.columns(peer)
-        columns.finished.append(Finished(columns.add(request_id, choice, 0), "error", message=message))
+        columns.finished.append(Finished(columns.add(request_id, choice, 0), reason, message=message))
 
     def flush(self) -> Iterator[tuple[str, TokenBatch]]:
         columns_by_peer, self._columns = self._columns, {}

@@ -21,13 +21,23 @@ class Status(enum.Enum):
 class Request:
     """What one Submit asked for. `choices` grows to n when the prompt of the first is computed."""
 
-    __slots__ = ("arrival_monotonic", "choices", "num_open", "num_prompt_tokens", "peer", "prompt_logprobs", "submit")
+    __slots__ = (
+        "arrival_monotonic",
+        "choices",
+        "is_accepted",
+        "num_open",
+        "num_prompt_tokens",
+        "peer",
+        "prompt_logprobs",
+        "submit",
+    )
 
     def __init__(self, peer: str, submit: Submit, now: float) -> None:
         self.peer = peer
         self.submit = submit
         self.num_prompt_tokens = len(submit.prompt_ids) // 4
         self.choices: list[Choice] = []
+        self.is_accepted = False
         self.num_open = submit.n
         """Choices that have not finished, forked or not."""
         self.arrival_monotonic = now

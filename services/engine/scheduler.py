@@ -20,6 +20,7 @@ from .policy import LOOK_AHEAD, MAX_PREEMPTIONS, MAX_SKIPS, PrecedenceList, prec
 from .prefix_cache import PrefixCache
 from .request import Choice, Request, Status
 from .slots import Slots
+from .suspects import admissible
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -68,6 +69,8 @@ class Scheduler:
         self.waiting = PrecedenceList()
         self.running = PrecedenceList()
         self.requests: dict[tuple[str, int], Request] = {}
+        self.suspects: set[Request] = set()
+        """Those that must run alone; see suspects.py."""
         self.num_preemptions = 0
 
     @property
@@ -81,6 +84,8 @@ class Scheduler:
         """Queue a request whose bounds have been checked. With a history its choices go on where they were."""
         request = Request(peer, submit, now)
         self.requests[peer, submit.request_id] = request
+        if submit.is_suspect:
+            self.suspects.add(request)
         if submit.history:
             for index, history in enumerate(submit.history):
                 self._resume(request, index, history)
@@ -134,6 +139,7 @@ class Scheduler:
 
     def _forget(self, request: Request) -> None:
         del self.requests[request.peer, request.submit.request_id]
+        self.suspects.discard(request)
         request.choices = []  # each knows the request: without this the two would wait for the cycle collector
 
     # --- one step -----------------------------------------------------------------------------------
@@ -142,17 +148,20 @@ class Scheduler:
         """The next step, or None when nothing can run now. What it plans counts as done from here on."""
         step = Step([], [], [])
         # Taken first: what is preempted or forked in this step waits for the next.
-        candidates = list(self.waiting) if self.slots.num_free else []
+        candidates = self._candidates() if self.slots.num_free else []
         budget = self._schedule_running(step, self.limits.max_num_batched_tokens)
         self._admit_waiting(step, candidates, budget, now)
         if candidates and not step.rows and not self.running and self._strip_waiting():
-            self._admit_waiting(step, list(self.waiting), budget, now)
+            self._admit_waiting(step, self._candidates(), budget, now)
         if not step.rows:
             return None
         step.released = self.slots.collect_released()
         if any(row.num_scheduled > 1 for row in step.rows):
             step.rows.sort(key=_is_longer)
         return step
+
+    def _candidates(self) -> list[Choice]:
+        return admissible(self.waiting, self.running) if self.suspects else list(self.waiting)
 
     def _schedule_running(self, step: Step, budget: int) -> int:
         """Give every running choice its next tokens, in order of precedence; returns what is left of the budget."""

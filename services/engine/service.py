@@ -35,6 +35,7 @@ from quire.shared.service import Service, bootstrap
 
 from .commit import Committer
 from .outbox import Outbox
+from .request import Request
 from .scheduler import Limits, Scheduler, Step
 from .stats import Stats
 from .step_builder import build_plan
@@ -117,6 +118,8 @@ class Engine:
                 break
             if not replica.in_flight:
                 self._last_step_at = time.monotonic()  # the stall clock starts with the work
+            if replica.scheduler.suspects:
+                self._accept_suspects(step)
             self._step_number += 1
             self._workers.send(build_plan(self._step_number, step))
             replica.in_flight.append((self._step_number, step))
@@ -174,10 +177,21 @@ class Engine:
         if refused is not None:
             self._server.send(peer, refused)
             return
-        self._server.send(peer, Accepted(submit.request_id, len(submit.prompt_ids) // 4))
         request = replica.scheduler.add(peer, submit, time.monotonic())
+        if not submit.is_suspect:
+            self._accept(request)
         if submit.history:
             replica.committer.end_exhausted(request, time.monotonic())
+
+    def _accept(self, request: Request) -> None:
+        request.is_accepted = True
+        self._server.send(request.peer, Accepted(request.submit.request_id, request.num_prompt_tokens))
+
+    def _accept_suspects(self, step: Step) -> None:
+        """A suspect is accepted when it runs, so that its owner knows whether it was in the batch of a crash."""
+        for row in step.rows:
+            if not row.choice.request.is_accepted:
+                self._accept(row.choice.request)
 
     def _abort(self, peer: str, abort: Abort) -> None:
         replica = self._replica
@@ -229,7 +243,7 @@ class Engine:
         replica, self._replica = self._replica, None
         self._state = "starting"
         if replica is not None:
-            replica.committer.fail_all("a model worker ended; please retry")
+            replica.committer.let_all_go("lost", "a model worker ended")
             self._stats.forget(replica.scheduler)
         self._deliver()
         self._publish(time.monotonic())
@@ -271,7 +285,7 @@ class Engine:
         """End what is open, cleanly, and say so above."""
         self._state = "draining"
         if self._replica is not None:
-            self._replica.committer.fail_all("the server is shutting down")
+            self._replica.committer.let_all_go("moved", "the server is shutting down")
         self._deliver()
         report: Report = self._service.report("draining", detail="stopping", steps=self._stats.num_steps)
         self._above.publish(report)

@@ -33,6 +33,7 @@ from .admission import Admission
 from .authentication import Keys, check_host
 from .exchange import Exchange, Headers, Receive, Scope, Send
 from .generation import CHAT, COMPLETION, generate
+from .health import Health
 from .mailbox import ClientGone
 from .streaming import Watchdog
 from .tokenizer_client import TokenizerClient
@@ -89,6 +90,7 @@ class Application:
         self.started = time.monotonic()
         self.ids = RequestIds()
         self.client = TokenizerClient(service, metrics, loop)
+        self.health = Health(self.client.known, self.config.stall_limit)
         self.admission = Admission(self.config.max_in_flight, self.config.max_in_flight_size, metrics)
         self.watchdog = Watchdog(self.config.keep_alive_interval, self.config.stall_timeout, loop)
         self._keys = keys
@@ -99,13 +101,15 @@ class Application:
 
     @property
     def is_ready(self) -> bool:
-        return not self.admission.is_draining and self.client.card is not None
+        return not self.admission.is_draining and self.client.card is not None and not self.health.trouble
 
     @property
     def waiting_for(self) -> str:
         """What keeps this server from being ready, for people."""
         if self.admission.is_draining:
             return "it is shutting down"
+        if trouble := self.health.trouble:
+            return trouble
         awaited = self.client.known.awaited
         if awaited is None:
             return "waiting for a tokenizer"

@@ -16,7 +16,7 @@ from quire.shared.messages import ModelCard, Report
 
 _DEPTH = {"worker": 0, "engine": 1, "tokenizer": 2, "frontend": 3}
 """From the bottom of the chain: what is lowest is what everyone above waits for."""
-_FORGET_SECONDS = 10.0
+_FORGET_SECONDS = 30.0
 
 
 class _Seen(msgspec.Struct):

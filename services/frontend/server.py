@@ -20,7 +20,7 @@ import uvloop
 from quire.shared.config import FrontendConfig
 from quire.shared.errors import SERVICE_UNAVAILABLE
 from quire.shared.link import Reader
-from quire.shared.messages import ToFrontendFromOperator
+from quire.shared.messages import Hello, Outages, ToFrontendFromOperator
 from quire.shared.metrics import Metrics
 from quire.shared.neighbours import POLL_SECONDS, Above
 from quire.shared.service import Service
@@ -56,7 +56,7 @@ class Frontend:
         self._app = Application(service, Metrics(), self._loop, keys)
         self._link = service.listen(ToFrontendFromOperator)
         self._above = Above(self._link, service, on_vanish=lambda name: None)
-        self._reader = Reader(self._link, lambda item: self._above.hear(item[0], item[1]), self._loop)
+        self._reader = Reader(self._link, self._from_operator, self._loop)
         self._http = _HttpServer(_uvicorn_config(self._app))
         self._is_stopping = False
         self._state = ""
@@ -73,6 +73,14 @@ class Frontend:
             self._reader.close()
             self._app.client.close()
             self._link.close()
+
+    def _from_operator(self, received: tuple[str, Hello | Outages]) -> None:
+        peer, message = received
+        match message:
+            case Hello():
+                self._above.hear(peer, message)
+            case Outages():
+                self._app.health.outages = message.causes
 
     @property
     def url(self) -> str:

@@ -1,8 +1,8 @@
 """The frontend's side of the link to the tokenizers: requests down, deltas up into mailboxes.
 
 Each prompt is one Generate, held here as a Record until its last choice has ended; it sticks to the
-tokenizer it was sent to. What happens when a tokenizer is lost is decided in one place (`_lost`).
-Knows text and token counts, and nothing of HTTP.
+tokenizer it was sent to. An attempt that is lost, wherever, comes to one place (`_lost`), and goes on
+from there. Knows text and token counts, and nothing of HTTP.
 """
 
 from __future__ import annotations
@@ -29,30 +29,17 @@ from quire.shared.messages import (
 )
 from quire.shared.metrics import Metrics
 from quire.shared.neighbours import Below
+from quire.shared.request_ids import RequestIds
 from quire.shared.service import Service
 
 from .known_services import KnownServices, card_in
 from .mailbox import AnswerFailed, Delta, Mailbox
+from .record import Record, new_record
+from .resuming import Resuming, submittable
 
 logger = logging.getLogger("quire.frontend")
 
 _RETRY_SECONDS = 2.0
-
-
-class Record(msgspec.Struct):
-    """A prompt under way: what was asked and where its answers go."""
-
-    generate: Generate
-    mailbox: Mailbox
-    position: int
-    """Of the prompt in its HTTP request."""
-    tokenizer: str
-    num_open: int
-    """Choices without an end."""
-
-    @property
-    def first_index(self) -> int:
-        return self.position * self.generate.n
 
 
 class _Tokenizer(msgspec.Struct):
@@ -72,6 +59,11 @@ class TokenizerClient:
         self._metrics = metrics
         self._service = service
         self._records: dict[RequestId, Record] = {}
+        """By the id of the present attempt."""
+        self._parked: dict[RequestId, Record] = {}
+        """Those of the records that wait to be submitted again, in the order of their loss."""
+        self._resuming = Resuming(service.config.resume, service.config.resume_timeout)
+        self._ids = RequestIds()
         self._tokenizers: dict[str, _Tokenizer] = {}
         self._num_wanting_ids = 0
         self._has_had_turn = False
@@ -101,8 +93,10 @@ class TokenizerClient:
         return sum(record.num_open for record in self._records.values())
 
     def poll(self) -> None:
-        """Every 100 ms: dial who has appeared, end what was lost with whom."""
+        """Every 100 ms: dial who has appeared, go on with what was lost with whom."""
         self._below.poll()
+        if self._parked:
+            self._submit_parked()
 
     def publish(self, report: Report) -> None:
         """Send our report down, so that sibling frontends can show it."""
@@ -127,43 +121,80 @@ class TokenizerClient:
             del self._tokenizers[name]
         self.known.forget(name)
         for record in [record for record in self._records.values() if record.tokenizer == name]:
-            self._lost(record)
+            self._lost(record, "tokenizer")
 
-    def _lost(self, record: Record) -> None:
-        """A record's tokenizer is gone. The one place to send it to another, with its history."""
-        self._forget(record)
-        message = "The connection to a tokenizer was lost; please send the request again."
-        record.mailbox.fail(AnswerFailed(SERVICE_UNAVAILABLE, message, retry_after_seconds=_RETRY_SECONDS))
+    # --- what was lost
+
+    def _lost(self, record: Record, cause: str) -> None:
+        """An attempt has come to nothing (see Resuming.lost for why): it is made again, or the record ends."""
+        failure = self._resuming.lost(record, cause, self._loop.time())
+        if failure is not None:
+            self._forget(record)
+            record.mailbox.fail(failure)
+            return
+        self._metrics.counter("quire_streams_resumed_total", cause=cause).add()
+        self._leave_tokenizer(record)
+        del self._records[record.request_id]
+        # What may still come of the old attempt is of an id that nobody knows.
+        record.request_id = self._ids.next()
+        self._records[record.request_id] = self._parked[record.request_id] = record
+        if cause in ("tokenizer", "moved"):
+            self._submit_parked()
+
+    def _submit_parked(self) -> None:
+        """Submit again what can be, end what has waited too long."""
+        now = self._loop.time()
+        for record in list(self._parked.values()):
+            if (failure := self._resuming.expired(record, now)) is not None:
+                self._forget(record)
+                record.mailbox.fail(failure)
+        under_way = (record for record in self._records.values() if record.tokenizer)
+        for record in submittable(self._parked.values(), under_way) if self._parked else ():
+            if (name := self._least_loaded()) is None:
+                return
+            del self._parked[record.request_id]
+            self._send(record, name)
+
+    def _leave_tokenizer(self, record: Record) -> None:
+        if (one := self._tokenizers.get(record.tokenizer)) is not None:
+            one.num_in_flight -= record.num_open
+        record.tokenizer = ""
 
     # --- requests down
 
     def submit(self, generates: list[Generate], mailbox: Mailbox) -> list[Record]:
         """Send the prompts of one HTTP request to the ready tokenizer with the fewest in flight."""
-        ready = self.ready_names
-        if not ready:
+        name = self._least_loaded()
+        if name is None:
             message = "No tokenizer is ready."
             raise ApiError(SERVICE_UNAVAILABLE, message, retry_after_seconds=_RETRY_SECONDS)
-        name = min(ready, key=lambda candidate: self._tokenizers[candidate].num_in_flight)
-        one = self._tokenizers[name]
-        records = []
-        for position, generate in enumerate(generates):
-            record = Record(generate, mailbox, position, name, generate.n)
-            self._records[generate.request_id] = record
-            one.num_in_flight += generate.n
-            self._num_wanting_ids += generate.text.return_prompt_ids
-            records.append(record)
-            one.client.send(generate)
+        records = [new_record(generate, mailbox, position) for position, generate in enumerate(generates)]
+        for record in records:
+            self._records[record.request_id] = record
+            self._num_wanting_ids += record.generate.text.return_prompt_ids
+            self._send(record, name)
         return records
+
+    def _least_loaded(self) -> str | None:
+        """The ready tokenizer with the fewest choices of ours."""
+        ready = self.ready_names
+        return min(ready, key=lambda name: self._tokenizers[name].num_in_flight) if ready else None
+
+    def _send(self, record: Record, name: str) -> None:
+        one = self._tokenizers[name]
+        record.tokenizer = name
+        one.num_in_flight += record.num_open
+        one.client.send(record.attempt())
 
     def abort(self, records: list[Record], cause: str) -> None:
         """End those that have not ended; their late rows are ignored."""
         is_counted = False
         for record in records:
-            if self._records.get(record.generate.request_id) is not record:
+            if self._records.get(record.request_id) is not record:
                 continue
-            self._forget(record)
             if (one := self._tokenizers.get(record.tokenizer)) is not None:
-                one.client.send(Abort(record.generate.request_id, None, cause))
+                one.client.send(Abort(record.request_id, None, cause))
+            self._forget(record)
             if not is_counted:
                 self._metrics.counter("quire_aborts_total", cause=cause).add()
                 is_counted = True
@@ -175,11 +206,11 @@ class TokenizerClient:
             record.mailbox.fail(error)
 
     def _forget(self, record: Record) -> None:
-        if self._records.pop(record.generate.request_id, None) is None:
+        if self._records.pop(record.request_id, None) is None:
             return
+        self._parked.pop(record.request_id, None)
         self._num_wanting_ids -= record.generate.text.return_prompt_ids
-        if (one := self._tokenizers.get(record.tokenizer)) is not None:
-            one.num_in_flight -= record.num_open
+        self._leave_tokenizer(record)
         record.num_open = 0
 
     # --- deltas up
@@ -194,9 +225,14 @@ class TokenizerClient:
                     self._on_full_batch(message)
             case Accepted():
                 if (record := self._records.get(message.request_id)) is not None:
+                    record.is_accepted, record.parked_since = True, 0.0
                     record.mailbox.accept(record.position, message)
             case Refused():
-                if (record := self._records.get(message.request_id)) is not None:
+                if (record := self._records.get(message.request_id)) is None:
+                    pass
+                elif message.code == SERVICE_UNAVAILABLE.code:
+                    self._lost(record, "unavailable")
+                else:
                     self._forget(record)
                     record.mailbox.fail(ApiError.from_refused(message))
             case Report():
@@ -204,16 +240,24 @@ class TokenizerClient:
                 if (one := self._tokenizers.get(name)) is not None:
                     one.report = message
                 self.known.hear(message)
+                if self._parked:
+                    self._submit_parked()
 
     def _on_text_batch(self, batch: TextBatch) -> None:
         """The hot path: a step's rows of nothing but text."""
         records = self._records
         at_once = self._is_first_of_turn()
+        token_ids, offset = batch.token_ids, 0
         for request_id, choice, text, count in zip(
             batch.request_ids, batch.choices, batch.texts, batch.counts, strict=True
         ):
+            start = offset
+            offset += 4 * count
             record = records.get(request_id)  # type: ignore[call-overload]
             if record is not None:
+                so_far = record.choices[choice]
+                so_far.ids += token_ids[start:offset]
+                so_far.num_chars += len(text)
                 record.mailbox.deliver(Delta(record.position * record.generate.n + choice, text, count), at_once)
 
     def _is_first_of_turn(self) -> bool:
@@ -241,10 +285,14 @@ class TokenizerClient:
             record = self._records.get(RequestId(request_id))
             if record is None:
                 continue
+            so_far = record.choices[batch.choices[row]]
+            so_far.ids += ids
+            so_far.num_chars += len(batch.texts[row])
             delta = Delta(record.first_index + batch.choices[row], batch.texts[row], count)
             if record.generate.text.return_prompt_ids:
                 delta.token_ids = ids
-            if (begin := started.get(row)) is not None:
+            if (begin := started.get(row)) is not None and not so_far.is_started:
+                so_far.is_started = True
                 delta.num_cached_tokens = begin.num_cached_tokens
             if (found := logprobs.get(row)) is not None:
                 delta.tokens, delta.top = found.tokens, found.top
@@ -255,17 +303,21 @@ class TokenizerClient:
             elif finish.reason in ("stop", "length"):
                 delta.finish_reason, delta.stop_reason = finish.reason, finish.stop_reason
                 record.mailbox.deliver(delta)
-                self._end_choice(record)
+                self._end_choice(record, batch.choices[row])
+            elif finish.reason in ("lost", "moved"):
+                if delta.text or delta.count:
+                    record.mailbox.deliver(delta)
+                self._lost(record, finish.reason)
             else:
                 record.mailbox.deliver(delta)
                 message = finish.message or "The request was aborted by the server."
                 record.mailbox.fail(AnswerFailed(INTERNAL_ERROR, message))
-                self._end_choice(record)
+                self._end_choice(record, batch.choices[row])
 
-    def _end_choice(self, record: Record) -> None:
+    def _end_choice(self, record: Record, choice: int) -> None:
         if record.num_open == 1:
             self._forget(record)
             return
-        record.num_open -= 1
+        record.end_choice(choice)
         if (one := self._tokenizers.get(record.tokenizer)) is not None:
             one.num_in_flight -= 1

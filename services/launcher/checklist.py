@@ -52,6 +52,10 @@ class Checklist:
         if is_expected and self._is_up and not self._is_stopping:
             self._terminal.line(f"  {child.name} has stopped")
 
+    def restarting(self, cause: str, delay_seconds: float) -> None:
+        when = f"in {delay_seconds:g} s" if delay_seconds else "now"
+        self._terminal.line(self._terminal.red(f"quire: {cause}; it is started again {when}"))
+
     def gave_up(self, cause: str) -> None:
         self._terminal.line(self._terminal.red(f"quire: given up: {cause}"))
 

@@ -70,6 +70,7 @@ class Child:
         self.output_fd = self._output.fileno()
         os.set_blocking(self.output_fd, False)
         self._partial = b""
+        self._verdict = ""
         self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
 
     @property
@@ -125,6 +126,10 @@ class Child:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
 
+    def condemn(self, verdict: str) -> None:
+        """Say why it is about to be killed: nobody else will."""
+        self._verdict = verdict
+
     def bury(self) -> Ending:
         """Take its exit code and last words once its pidfd says that it has ended; kills what it left in its group."""
         while self.read_lines():
@@ -138,6 +143,8 @@ class Child:
         return Ending(code, self._last_words())
 
     def _last_words(self) -> str:
+        if self._verdict:
+            return self._verdict
         if self.report is not None and self.report.state == "failed" and self.report.detail:
             return self.report.detail
         return _LOG_PREFIX.sub("", self._tail[-1]).strip() if self._tail else ""

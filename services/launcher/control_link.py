@@ -11,7 +11,7 @@ from typing import Any
 
 from quire.shared.config import LauncherConfig
 from quire.shared.link import Client
-from quire.shared.messages import Done, Hello, Report, Scale, ToLauncher
+from quire.shared.messages import Done, Hello, Outages, Report, Scale, ToLauncher
 from quire.shared.neighbours import Above, Below
 from quire.shared.service import Service
 
@@ -40,11 +40,13 @@ class ControlLink:
         self._server = self._service.listen(ToLauncher)
         self._above = Above(self._server, self._service, on_vanish=lambda name: None)
         self._clients: dict[str, Client[Any]] = {}
+        self._outages: dict[str, str] = {}
         self._below = [Below(self._service, kind, Report, self._appeared, self._vanished) for kind in KINDS]
         watch(self._server.fileno())
 
     def _appeared(self, name: str, client: Client[Any]) -> None:
         self._clients[name] = client
+        self._say_outages(name)
         self._watch(client.fileno())
 
     def _vanished(self, name: str) -> None:
@@ -72,6 +74,21 @@ class ControlLink:
         """Find who has appeared and who is gone; about ten times a second."""
         for below in self._below:
             below.poll()
+
+    @property
+    def outages(self) -> dict[str, str]:
+        """Services that stay down -> why. Frontends are told, those that come later too."""
+        return self._outages
+
+    @outages.setter
+    def outages(self, outages: dict[str, str]) -> None:
+        self._outages = dict(outages)
+        for name in self._clients:
+            self._say_outages(name)
+
+    def _say_outages(self, name: str) -> None:
+        if self._outages and name.startswith("frontend-"):
+            self._clients[name].send(Outages(self._outages))
 
     def tell(self, state: str, detail: str = "") -> None:
         """The launcher's own state, for who asks at its address."""

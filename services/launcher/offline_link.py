@@ -174,7 +174,8 @@ class OfflineLink:
             return
         choice = record.output.choices[batch.choices[finished.row]]
         choice.finish_reason, choice.stop_reason = finished.reason, finished.stop_reason
-        if finished.reason == "error":
+        if finished.reason in ("error", "lost", "moved"):
+            choice.finish_reason = "error"
             record.output.error = finished.message or "the request failed"
         record.num_open -= 1
         if record.num_open == 0:

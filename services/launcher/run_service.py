@@ -17,6 +17,7 @@ from quire.shared.run_directory import RunDirectory, RunDirectoryError, default_
 from quire.shared.service import die_with_parent, raise_file_limit, start_logging
 
 from .checklist import Checklist
+from .crash_policy import RestartOnLoss, StopOnLoss
 from .preflight import LaunchError, check_host, check_model
 from .server_directories import remove_files
 from .supervisor import Supervisor
@@ -65,7 +66,8 @@ def _run_engine(argv: list[str]) -> int:
         terminal, config.log_level, lambda seconds, reports: [f"engine-{index} is ready in {seconds:.1f} s"]
     )
     topology = Topology(values, str(directory.path))
-    supervisor = Supervisor(config, topology.spec, checklist, scalable=())
+    policy = RestartOnLoss() if config.restart else StopOnLoss()
+    supervisor = Supervisor(config, topology.spec, checklist, policy, scalable=())
     supervisor.stop_on_signals()
     try:
         if supervisor.run(topology.replica(index)):

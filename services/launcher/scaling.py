@@ -65,6 +65,10 @@ class Scaling:
             change.retiring[child.name] = now + self._drain_seconds
         self._changes.append(change)
 
+    def is_starting(self, name: str) -> bool:
+        """Whether it was added by a change that is not done yet."""
+        return any(name in change.starting for change in self._changes)
+
     def _refusal(self, scale: Scale) -> str:
         if scale.service not in self._scalable:
             able = " and ".join(self._scalable) or "nothing"

@@ -19,6 +19,7 @@ from quire.shared.run_directory import RunDirectoryError
 from quire.shared.service import die_with_parent, raise_file_limit, start_logging
 
 from .checklist import Checklist
+from .crash_policy import RestartOnLoss, StopOnLoss
 from .preflight import LaunchError, check_host, check_model, reserve_port
 from .server_directories import ServerDirectory
 from .supervisor import Supervisor
@@ -74,6 +75,8 @@ def serve(argv: list[str]) -> int:
 
 
 def _supervise(values: dict[str, Any], config: LauncherConfig, directory: ServerDirectory) -> int:
+    if not config.restart:
+        values = {"resume": False, **values}  # nothing comes back to go on with
     topology = Topology(values, str(directory.path))
     terminal = Terminal()
     terminal.line(_headline(values))
@@ -81,7 +84,8 @@ def _supervise(values: dict[str, Any], config: LauncherConfig, directory: Server
         terminal, config.log_level, lambda seconds, reports: _closing(terminal, values, seconds, reports)
     )
     launcher = build(LauncherConfig, {**values, "run_dir": str(directory.path), "name": "launcher-0"})
-    supervisor = Supervisor(launcher, topology.spec, checklist)
+    policy = RestartOnLoss() if config.restart else StopOnLoss()
+    supervisor = Supervisor(launcher, topology.spec, checklist, policy)
     supervisor.stop_on_signals()
     specs = [
         *topology.several("frontend", config.frontends),

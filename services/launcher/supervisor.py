@@ -20,10 +20,12 @@ from quire.shared.run_directory import NameTakenError
 
 from .child import Child, Ending
 from .control_link import ControlLink
-from .crash_policy import CrashPolicy, GiveUp, Loss, StopAll, StopOnLoss
+from .crash_policy import CrashPolicy, GiveUp, Loss, Restart, StayDown, StopAll, StopOnLoss
+from .restarts import Restarts
 from .scaling import Scaling
 from .shutdown import Shutdown
 from .topology import ServiceSpec
+from .watchdog import Watchdog
 
 _POLL_SECONDS = 0.1
 _STARTING_POLL_SECONDS = 0.02
@@ -43,6 +45,7 @@ class Observer(Protocol):
     def printed(self, child: Child, line: str) -> None: ...
     def ended(self, child: Child, ending: Ending, is_expected: bool) -> None: ...
     def gave_up(self, cause: str) -> None: ...
+    def restarting(self, cause: str, delay_seconds: float) -> None: ...
     def ready(self, seconds: float) -> None: ...
     def stopping(self) -> None: ...
 
@@ -75,6 +78,8 @@ class Supervisor:
         self.children: dict[str, Child] = {}
         self.names_used: set[str] = set()
         self._scaling = Scaling(self.children, self._start_name, self._answer, self._drain_seconds, scalable)
+        self._restarts = Restarts(self._start)
+        self._watchdog = Watchdog(config.stall_limit)
         self._link: ControlLink | None = None
         self._shutdown: Shutdown | None = None
         self._stops_asked = 0
@@ -89,7 +94,7 @@ class Supervisor:
             for spec in specs:
                 self._start(spec)
             self._open_link()
-            while self.children:
+            while self.children or self._restarts:
                 self._wait()
                 self._advance(time.monotonic())
         finally:
@@ -158,6 +163,8 @@ class Supervisor:
         if self._shutdown is not None:
             self._shutdown.advance(self.children, now)
             return
+        self._watchdog.look(self.children.values(), now)
+        self._restarts.advance(now)
         self._scaling.advance(now)
         if not self._is_ready and self.children and all(child.is_ready for child in self.children.values()):
             self._is_ready = True
@@ -175,7 +182,8 @@ class Supervisor:
     def _stop(self, cause: str) -> None:
         if self._shutdown is not None:
             return
-        self.cause = cause
+        self.cause = cause or self._restarts.cause
+        self._restarts.clear()
         self._shutdown = Shutdown(_CRASH_DRAIN_SECONDS if cause else self._drain_seconds)
         self._observer.stopping()
         if self._link is not None:
@@ -214,14 +222,28 @@ class Supervisor:
         self._observer.ended(child, ending, is_expected)
         if is_expected or self._shutdown is not None:
             return
-        decision = self._policy.decide(Loss(child.name, ending, child.was_ready, self._is_ready))
+        now = time.monotonic()
+        is_added = not child.was_ready and self._scaling.is_starting(child.name)
+        loss = Loss(child.name, ending, child.was_ready, self._is_ready, is_added)
+        decision = self._policy.decide(loss, now)
         match decision:
+            case Restart(cause, delay):
+                self._observer.restarting(cause, delay)
+                self._restarts.add(child.spec, now + delay)
+            case StayDown(cause):
+                self._observer.gave_up(cause)
+                self._restarts.give_up(child.name, cause)
+                self._tell_outages()
             case StopAll(cause):
                 self._stop(cause)
             case GiveUp(cause):
                 self._observer.gave_up(cause)
 
     # --- what comes over the links --------------------------------------------------------------
+
+    def _tell_outages(self) -> None:
+        if self._link is not None:
+            self._link.outages = self._restarts.given_up
 
     def _on_report(self, report: Report) -> None:
         child = self.children.get(report.name)
@@ -233,6 +255,8 @@ class Supervisor:
             self._answer(peer, Done(False, "the server is stopping"))
         elif not self._is_ready:
             self._answer(peer, Done(False, "the server is still starting"))
+        elif self._restarts:
+            self._answer(peer, Done(False, "a service is being restarted; please try again"))
         else:
             self._scaling.begin(peer, scale, time.monotonic())
 

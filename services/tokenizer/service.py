@@ -195,14 +195,14 @@ class TokenizerService:
     def _on_engine_lost(self, engine: str) -> None:
         """Nothing more will come of what this engine had: end it all now."""
         for request in [request for request in self._requests.values() if request.engine == engine]:
-            self._end_lost(request)
+            self._end_early(request, "lost", _LOST)
         self._reporting.publish_if_changed()
 
-    def _end_lost(self, request: Request, message: str = _LOST) -> None:
+    def _end_early(self, request: Request, reason: str, message: str) -> None:
         if not request.is_accepted:
             self._refuse(request, refused(request.request_id, SERVICE_UNAVAILABLE, message, None, RETRY_SECONDS))
             return
-        end_request(request, "error", message)
+        end_request(request, reason, message)
         self._flush(request.outbox)
         self._drop(request)
 
@@ -210,7 +210,7 @@ class TokenizerService:
         """End requests whose rows this service could not handle: a hole in a text is worse than an end."""
         for request in [self._requests[each] for each in set(request_ids) if each in self._requests]:
             self._engines.send(engine, Abort(request.request_id, None, "shutdown"))
-            self._end_lost(request, "an internal error ended this request; the server's log says why")
+            self._end_early(request, "error", "an internal error ended this request; the server's log says why")
 
     # --- requests end ---------------------------------------------------------------------------------
 
@@ -251,7 +251,7 @@ class TokenizerService:
         for request in list(self._requests.values()):
             if request.is_submitted:
                 self._engines.send(request.engine, Abort(request.request_id, None, "shutdown"))
-            self._end_lost(request, "the server is shutting down")
+            self._end_early(request, "moved", "the server is shutting down")
 
     def close(self) -> None:
         self._reader.close()

@@ -21,6 +21,9 @@ from .request import Request
 from .token_bytes import TokenTexts
 from .token_ids import unpack_ids
 
+RESUMABLE = ("lost", "moved")
+"""Reasons after which the record's owner may submit it again."""
+
 
 class Translation(msgspec.Struct):
     """What a batch led to, beside the rows in the outboxes."""
@@ -88,6 +91,8 @@ def translate(batch: TokenBatch, requests: Mapping[int, Request], texts: TokenTe
 
 def _push_all(choice: ChoiceText, token_ids: list[int], end: Finished | None, shows_stop: bool) -> tuple[str, int, int]:
     """The text of a row; how many of its tokens count (up to one that completes a stop string), how many have text."""
+    if end is not None and end.reason in RESUMABLE:
+        return "", 0, 0
     is_silent = end is not None and end.reason == "stop" and not shows_stop
     num_shown = len(token_ids) - 1 if is_silent and token_ids else len(token_ids)
     parts = []
@@ -139,9 +144,12 @@ def _add_extras(batch: TokenBatch, rows: Mapping[int, _Row], texts: TokenTexts) 
 
 
 def end_request(request: Request, reason: str, message: str) -> None:
-    """End every open choice of a request, in its outbox."""
+    """End every open choice of a request, in its outbox.
+
+    Where it may go on elsewhere (lost, moved), text that is held back is not let out: whoever goes on has it again.
+    """
     for index in request.open_choices():
-        choice = request.choices[index] if request.choices else None
+        choice = request.choices[index] if request.choices and reason not in RESUMABLE else None
         row = request.outbox.add_row(request.request_id, index, choice.flush() if choice is not None else "")
         request.outbox.finished.append(Finished(row, reason, message=message))
         if request.choices:

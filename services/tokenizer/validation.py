@@ -98,6 +98,7 @@ def make_submit(generate: Generate, prompt_ids: list[int], limits: Limits) -> Su
         arrival=generate.arrival,
         cache_salt=generate.cache_salt,
         history=generate.history,
+        is_suspect=generate.is_suspect,
     )
 
 

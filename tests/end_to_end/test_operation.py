@@ -83,7 +83,7 @@ def test_a_killed_service_is_named_no_request_hangs_and_the_exit_code_is_one(vic
         client.close()
         return answers
 
-    with serving() as server:
+    with serving("--no-restart") as server:
         pids = server.pids()
         answers = asyncio.run(stream_into_the_kill(server))
         for answer in answers[:4]:

@@ -192,7 +192,7 @@ def test_a_vanished_tokenizers_requests_are_aborted(deploy):
     assert deployment.used_blocks() == 0
 
 
-def test_a_killed_worker_ends_every_request_with_an_error_and_a_new_one_serves(deploy):
+def test_a_killed_worker_lets_every_request_go_and_a_new_one_serves(deploy):
     deployment = deploy(worker_flags=("--step-ms", "20"))
     deployment.until_ready()
     for number in range(3):
@@ -202,7 +202,7 @@ def test_a_killed_worker_ends_every_request_with_an_error_and_a_new_one_serves(d
     worker.send_signal(signal.SIGKILL)
     worker.wait()
     deployment.until(lambda: len(deployment.ends()) == 3)
-    assert set(deployment.ends().values()) == {"error"}
+    assert set(deployment.ends().values()) == {"lost"}
     deployment.until(lambda: deployment.reports[-1].state == "starting")
     deployment.messages.clear()
     deployment.send(submit(7, range(2, 10), max_tokens=10))
@@ -217,13 +217,13 @@ def test_a_killed_worker_ends_every_request_with_an_error_and_a_new_one_serves(d
     assert deployment.ends()[8] == "length"
 
 
-def test_sigterm_ends_what_is_open_with_a_clean_error(deploy):
+def test_sigterm_lets_what_is_open_go_elsewhere(deploy):
     deployment = deploy(worker_flags=("--step-ms", "20"))
     deployment.until_ready()
     deployment.send(submit(1, range(2, 10), max_tokens=100, n=2))
     deployment.until(lambda: len(deployment.tokens(1)) > 3)
     engine = deployment.processes["engine"]
     engine.terminate()
-    deployment.until(lambda: deployment.ends() == {1: "error"})
+    deployment.until(lambda: deployment.ends() == {1: "moved"})
     assert engine.wait(10) == 0
     deployment.until(lambda: deployment.vanished == ["engine-0"])

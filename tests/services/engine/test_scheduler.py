@@ -329,12 +329,12 @@ def test_lost_workers_end_every_choice_once_also_those_not_yet_forked():
     engine = EngineUnderTest(budget=8)
     engine.add(submit(1, prompt(1, 20), max_tokens=10, n=3))
     engine.step()
-    engine.committer.fail_all("gone")
+    engine.committer.let_all_go("lost", "gone")
     engine._collect()
     assert {key: answer.finished[0].reason for key, answer in engine.answers.items()} == {
-        (1, 0): "error",
-        (1, 1): "error",
-        (1, 2): "error",
+        (1, 0): "lost",
+        (1, 1): "lost",
+        (1, 2): "lost",
     }
     assert not engine.scheduler.requests
 

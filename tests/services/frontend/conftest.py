@@ -175,7 +175,8 @@ class FakeTokenizer:
             return
         rows = [self._script(text, generate, choice) for choice in range(generate.n)]
         pause = 0.05 if "!slow" in text else 0.0
-        self._step(peer, generate, rows, 0, pause)
+        done = len(generate.history[0].output_ids) // 4 if generate.history else 0
+        self._step(peer, generate, rows, done, pause)
 
     def _script(self, text: str, generate: Generate, choice: int) -> Row:
         if "!flood" in text:

@@ -147,11 +147,11 @@ def test_nothing_is_served_until_a_tokenizer_is_ready(
     assert frontend.client.get("/health/live").status_code == 200
 
 
-def test_a_lost_tokenizer_ends_its_requests_and_the_other_goes_on(
+def test_without_resuming_a_lost_tokenizer_ends_its_requests_and_the_other_goes_on(
     run_dir: Path, start: Callable[..., Any], fake_class: Any
 ) -> None:
     first, second = fake_class(run_dir, 0), fake_class(run_dir, 1)
-    frontend = start().wait_ready()
+    frontend = start("--no-resume").wait_ready()
     eventually(lambda: len(frontend.client.get("/status").json()["services"]) == 3)
     connections = [post_raw(frontend, {"prompt": "!stuck", "stream": True}) for _ in range(4)]
     eventually(lambda: len(first.generates) == 2 and len(second.generates) == 2)  # the fewest in flight goes first

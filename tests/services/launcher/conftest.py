@@ -30,6 +30,7 @@ class Recorder:
         self.endings: dict[str, tuple[Ending, bool]] = {}
         self.lines: list[str] = []
         self.given_up: list[str] = []
+        self.restarts: list[tuple[str, float]] = []
 
     def started(self, child: Child) -> None: ...
 
@@ -40,6 +41,9 @@ class Recorder:
 
     def ended(self, child: Child, ending: Ending, is_expected: bool) -> None:
         self.endings[child.name] = (ending, is_expected)
+
+    def restarting(self, cause: str, delay_seconds: float) -> None:
+        self.restarts.append((cause, delay_seconds))
 
     def gave_up(self, cause: str) -> None:
         self.given_up.append(cause)

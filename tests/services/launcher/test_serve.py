@@ -85,8 +85,9 @@ class Serve:
 
 
 @pytest.fixture
-def served(tmp_path: Path) -> Iterator[Serve]:
-    started = Serve(tmp_path)
+def served(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Serve]:
+    """With the flags that a test gives by indirect parametrization, if any."""
+    started = Serve(tmp_path, *getattr(request, "param", ()))
     try:
         started.wait_until_ready()
         yield started
@@ -108,7 +109,8 @@ def test_a_stop_finishes_the_streams_and_leaves_nothing(served: Serve) -> None:
 
 
 @pytest.mark.parametrize("name", ["worker-0-0", "engine-0", "tokenizer-0", "frontend-0"])
-def test_a_killed_service_ends_the_server_with_its_cause(served: Serve, name: str) -> None:
+@pytest.mark.parametrize("served", [("--no-restart",)], indirect=True)
+def test_without_restarts_a_killed_service_ends_the_server_with_its_cause(served: Serve, name: str) -> None:
     pids = served.pids()
     response = served.stream(max_tokens=4000)
     assert response.status == 200

@@ -261,7 +261,7 @@ def test_an_engine_that_vanishes_ends_everything_it_had(chain: Chain) -> None:
     assert (first.request_id, first.status, first.code) == (unanswered, 503, "service_unavailable")
     batch = chain.frontend.next(TextBatch)
     assert (batch.request_ids, batch.choices, batch.counts) == ([accepted] * 2, [0, 1], [0, 0])
-    assert [(end.row, end.reason) for end in batch.finished] == [(0, "error"), (1, "error")]
+    assert [(end.row, end.reason) for end in batch.finished] == [(0, "lost"), (1, "lost")]
     chain.frontend.next(Report, lambda report: report.state == "starting")
     chain.frontend.generate(TextPrompt("c"))
     assert chain.frontend.next(Refused).code == "service_unavailable"
@@ -278,7 +278,7 @@ def test_an_engine_that_reports_failure_ends_everything_it_had(chain: Chain) -> 
     chain.engine.accept()
     chain.frontend.next(Accepted)
     chain.engine.say(chain.engine.service.report("failed", detail="worker-0-0 is gone"))
-    assert chain.frontend.text_of(request_id)[1].reason == "error"
+    assert chain.frontend.text_of(request_id)[1].reason == "lost"
     report = chain.frontend.next(Report, lambda report: report.state != "ready")
     assert "worker-0-0 is gone" in report.detail
 
@@ -347,7 +347,7 @@ def test_a_second_sigterm_ends_what_still_runs(chain: Chain) -> None:
     chain.frontend.next(Report, lambda report: report.state == "draining")
     assert chain.process.end()[0] == 0
     batch = chain.frontend.next(TextBatch)
-    assert batch.finished[0].reason == "error"
+    assert batch.finished[0].reason == "moved"
 
 
 def test_neither_torch_nor_transformers_nor_numpy_is_in_the_process(chain: Chain) -> None:

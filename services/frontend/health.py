@@ -1,0 +1,58 @@
+"""Health: whether the chain below makes progress, and if not what it waits for.
+
+Existence is not enough: a service that has been silent for longer than the stall limit, or an engine whose
+step does not end, is as bad as one that is gone. Read off the reports; knows no sockets and no HTTP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from quire.shared.messages import Report
+
+from .known_services import KnownServices, kind_of
+
+_STALLED_SAMPLE = "quire_engine_last_step_age_seconds"
+"""The engine's: how long the step under way has been waited for."""
+_BUSY_FACTOR = 10.0
+"""A worker in a long step is silent; its engine, which waits for it, is not."""
+
+
+class Health:
+    """What keeps the server from working, beside what is simply not there. limit_seconds 0: silence is no sign."""
+
+    def __init__(self, known: KnownServices, limit_seconds: float) -> None:
+        self._known = known
+        self._limit = limit_seconds
+        self.outages: Mapping[str, str] = {}
+        """Services that stay down, by the launcher's word, and why."""
+
+    @property
+    def trouble(self) -> str:
+        """A sentence; empty when every kind of service below has one that makes progress."""
+        ages = self._known.ages()
+        sound: dict[str, bool] = {}
+        words: dict[str, str] = {}
+        for report in self._known.reports:
+            kind = kind_of(report)
+            if kind not in ("worker", "engine", "tokenizer"):
+                continue
+            word = self._complaint(kind, report, ages.get(report.name, 0.0))
+            sound[kind] = sound.get(kind, False) or not word
+            if word:
+                words.setdefault(kind, word)
+        for name, cause in self.outages.items():
+            if name not in ages or not sound.get(name.partition("-")[0], False):
+                return f"{name} stays down: {cause}"
+        return next((words[kind] for kind, is_sound in sound.items() if not is_sound), "")
+
+    def _complaint(self, kind: str, report: Report, age: float) -> str:
+        if not self._limit:
+            return ""
+        limit = self._limit * (_BUSY_FACTOR if kind == "worker" else 1.0)
+        if age > limit:
+            return f"{report.name} has said nothing for {age:.0f} s"
+        stalled = report.samples.get(_STALLED_SAMPLE, 0.0)
+        if stalled > self._limit * _BUSY_FACTOR:
+            return f"a step of {report.name} has not ended for {stalled:.0f} s"
+        return ""
