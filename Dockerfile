@@ -24,6 +24,9 @@ COPY bench bench
 RUN if [ -z "$PIP_INDEX_URL" ]; then unset PIP_INDEX_URL; fi; \
     if [ -z "$PIP_EXTRA_INDEX_URL" ]; then unset PIP_EXTRA_INDEX_URL; fi; \
     pip install . && python -m compileall -q /opt/quire
+# Kernels for every instruction set, since the image has no compiler; without them it computes with torch's.
+RUN (apt-get update && apt-get install -y --no-install-recommends g++ \
+    && cd / && python -m quire.kernels.cpu.native) || echo "quire: this image has no native kernels" >&2
 
 FROM ${BASE_IMAGE}
 RUN groupadd --gid 10001 quire && useradd --uid 10001 --gid quire --no-create-home --home-dir /tmp quire \

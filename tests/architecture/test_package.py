@@ -37,7 +37,7 @@ def test_a_wheel_holds_real_files_of_package_quire_only(wheel: Path) -> None:
     assert {top for top in tops if not top.endswith(".dist-info")} == {"quire"}
     assert all((entry.external_attr >> 16) & 0o170000 != 0o120000 for entry in entries)
     for part in ("services", "shared", "kernels"):
-        sources = [file for file in (ROOT / part).rglob("*.py") if "__pycache__" not in file.parts]
+        sources = [file for end in ("py", "cpp", "h") for file in (ROOT / part).rglob(f"*.{end}")]
         missing = {f"quire/{file.relative_to(ROOT)}" for file in sources} - names
         assert not missing
     assert "quire/shared/demo_model/model.safetensors" in names

@@ -64,6 +64,8 @@ def load(level: str | None = None) -> str:
     if not levels:
         raise BuildError("no AVX2", "this CPU has neither AVX2 nor AVX512")
     wanted = level or levels[0]
+    if wanted not in levels:
+        raise BuildError(f"no {wanted}", f"this CPU has no {wanted}")
     if _loaded is None or _loaded[1] != wanted:
         library = _open(library_path(wanted))
         for declared in _declared:
