@@ -7,6 +7,7 @@ worker's model runner directly, one plan at a time. Flags that are not its own a
 from __future__ import annotations
 
 import argparse
+import inspect
 import sys
 from array import array
 from collections.abc import Callable, Sequence
@@ -25,8 +26,9 @@ from quire.services.engine.outbox import Outbox
 from quire.services.engine.scheduler import Limits, Scheduler
 from quire.services.engine.stats import Stats
 from quire.services.engine.step_builder import build_plan
+from quire.shared import model_files
 from quire.shared.config import EngineConfig, WorkerConfig
-from quire.shared.flags import parse, parse_size
+from quire.shared.flags import fields, parse, parse_size
 from quire.shared.messages import Configure, Plan, RequestId, SamplingParams, StepResult, Submit, WorkerReady
 
 _PEER = "bench"
@@ -87,15 +89,14 @@ class Steps:
 
 
 def load(config: WorkerConfig, wanted: Configure) -> tuple[Any, WorkerReady]:
-    """The model runner, configured, as the worker's process makes it. Raises what loading raises."""
-    from quire.services.worker.service import Loading
+    """The model runner of the worker's flags, configured. Raises what loading raises."""
+    from quire.services.worker.device import choose_kernels
+    from quire.services.worker.model_runner import ModelRunner
 
-    loading = Loading(config)
-    loading.run()
-    if loading.error is not None:
-        raise loading.error
-    assert loading.runner is not None
-    return loading.runner, loading.runner.configure(wanted)
+    choose_kernels(config.kernels, config.device)
+    taken = inspect.signature(ModelRunner).parameters.keys() & fields(WorkerConfig).keys()
+    runner = ModelRunner(model_files.find_model(config.model), **{name: getattr(config, name) for name in taken})
+    return runner, runner.configure(wanted)
 
 
 def limits_of(wanted: Configure, facts: WorkerReady) -> Limits:
