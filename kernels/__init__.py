@@ -7,19 +7,29 @@ Hq query heads, Hkv key-value heads, D head_dim, V vocabulary. Caches are
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Collection
 
+import torch
+import torch.nn.functional as F
+
+from .cpu.linear import PackedWeight
+from .cpu.linear_choice import LinearChoice, choose
 from .cpu.native.build import BuildError
+from .cpu.weight_memory import empty_weight
 from .dispatch import backend_name, backend_of, use
 from .ragged_batch import RaggedBatch
 
 __all__ = [
     "BuildError",
+    "LinearChoice",
+    "PackedWeight",
     "RaggedBatch",
     "add_rms_norm",
     "apply_penalties",
     "backend_name",
+    "choose_linear",
     "copy_blocks",
+    "empty_weight",
     "gated_activation",
     "greedy",
     "linear",
@@ -31,17 +41,42 @@ __all__ = [
     "sample",
     "token_logprobs",
     "use",
+    "weight_rows",
 ]
 
 
-def pack_linear(weight: torch.Tensor) -> torch.Tensor:
-    """A weight [out, in] as `linear` wants it; of no other use. May take as much memory again."""
+def choose_linear(
+    shapes: Collection[tuple[int, int]], device: torch.device, dtype: torch.dtype, wanted: str = "auto"
+) -> LinearChoice:
+    """How a model's weights of `shapes` (out, in) are to be packed: auto | native | onednn | plain.
+
+    auto may take a fraction of a second for a trial. Raises ValueError where what is wanted cannot be had.
+    """
+    kinds = backend_of(torch.empty(0, device=device)).linear_kinds(device, dtype)
+    return choose(kinds, shapes, dtype, wanted)
+
+
+def pack_linear(weight: torch.Tensor) -> PackedWeight:
+    """A weight [out, in] as `linear` likes it, without a trial. May take as much memory again."""
     return backend_of(weight).pack_linear(weight)
 
 
-def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """x [T, in] @ weight^T + bias [out], of a packed (or plain) weight. Returns [T, out]."""
-    return backend_of(x).linear(x, weight, bias)
+def linear(
+    x: torch.Tensor,
+    weight: torch.Tensor | PackedWeight,
+    bias: torch.Tensor | None,
+    out_dtype: torch.dtype | None = None,
+) -> torch.Tensor:
+    """x [T, in] @ weight^T + bias [out], of a packed or plain weight. Returns [T, out] of out_dtype (None: x's).
+
+    Summed in float32 at least. float32 of bfloat16 is rounded once, or twice with bfloat16 between: up to the weight.
+    """
+    return backend_of(x).linear(x, weight, bias, out_dtype)
+
+
+def weight_rows(weight: torch.Tensor | PackedWeight, ids: torch.Tensor) -> torch.Tensor:
+    """Rows `ids` [T] of a plain weight [out, in], or of a packed one that has_rows. Returns [T, in]."""
+    return F.embedding(ids, weight) if isinstance(weight, torch.Tensor) else weight.rows(ids)
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:

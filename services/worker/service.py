@@ -61,7 +61,7 @@ class Loading(threading.Thread):
             self.detail = "preparing the kernels"
             choose_kernels(config.kernels, config.device)
             self.detail = "loading weights"
-            self.runner = ModelRunner(folder, config.device, config.dtype, config.threads, self._note)
+            self.runner = ModelRunner(folder, config.device, config.dtype, config.threads, self._note, config.linear)
         except BaseException as error:  # told by the main thread
             self.error = error
 
