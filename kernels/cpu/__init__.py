@@ -3,7 +3,7 @@
 from .activation import gated_activation
 from .attention import paged_attention
 from .blocks import copy_blocks
-from .linear import linear, pack_linear
+from .linear import linear, linear_kinds, pack_linear
 from .norm import add_rms_norm, rms_norm
 from .penalties import apply_penalties
 from .rotary import rope_and_cache
@@ -16,6 +16,7 @@ __all__ = [
     "gated_activation",
     "greedy",
     "linear",
+    "linear_kinds",
     "pack_linear",
     "paged_attention",
     "rms_norm",

@@ -26,6 +26,7 @@ from .layers.rotary import cos_sin_table
 from .logprobs import prompt_logprobs
 from .memory_plan import MemoryPlan, plan_memory
 from .models import build_model
+from .packing import Packing, choose_linear
 from .sampler import Sampled, sample_rows
 from .sampling_state import SamplingState
 from .weights import load_weights
@@ -43,6 +44,7 @@ class ModelRunner:
         dtype: str = "auto",
         threads: int | None = None,
         on_progress: Callable[[int, int], None] = lambda done, total: None,
+        linear: str = "auto",
     ) -> None:
         self.config = model_files.read_model_config(folder)
         self.eos_token_ids = model_files.eos_token_ids(folder)
@@ -54,12 +56,10 @@ class ModelRunner:
         with torch.inference_mode():
             self.model = build_model(self.config, self.placement)
             targets = self.model.targets()
-            load_weights(entries, targets, self.config.tie_word_embeddings, on_progress)
-            self.weight_bytes = sum(target.nbytes for target in targets.values())
-            del targets
-            self.model.pack()
-        if self.config.tie_word_embeddings and self.model.head.weight is not self.model.embedding.weight:
-            self.weight_bytes += self.model.embedding.weight.nbytes
+            self._linear_choice = choose_linear(self.model, self.placement, linear)
+            packing = Packing(self.model, targets, self._linear_choice)
+            load_weights(entries, targets, self.config.tie_word_embeddings, on_progress, packing.filled)
+            self.weight_bytes = packing.weight_bytes()
 
     def use_threads(self) -> int:
         """Have the calling thread compute with the threads this runner was given or has chosen."""
@@ -102,7 +102,7 @@ class ModelRunner:
             eos_token_ids=self.eos_token_ids,
             device=device.type if device.type == "cpu" else torch.cuda.get_device_name(device),
             dtype=str(self.placement.dtype).removeprefix("torch."),
-            backend=kernels.backend_name(device.type),
+            backend=f"{kernels.backend_name(device.type)}, linear: {self._linear_choice.name}",
             memory_plan=plan.parts,
         )
 

@@ -26,10 +26,12 @@ def load_weights(
     targets: Targets,
     is_tied: bool,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_filled: Callable[[str], None] = lambda name: None,
 ) -> None:
-    """Fill every target. on_progress(bytes done, bytes in all) after each tensor. Raises ModelFilesError.
+    """Fill every target and take it out of `targets`, in the order of the files. Raises ModelFilesError.
 
     is_tied: an lm_head.weight in the files is the embedding again, and not wanted.
+    on_filled(name) and on_progress(bytes done, bytes in all): after each tensor.
     """
     wanted = {
         name: entry
@@ -43,7 +45,9 @@ def load_weights(
     for name, entry in sorted(wanted.items(), key=lambda item: (item[1].file, item[1].offset)):
         if entry.file not in mapped:
             mapped = {entry.file: _map(entry.file)}
-        _fill(name, targets[name], entry, mapped[entry.file])
+        _fill(name, targets.pop(name), entry, mapped[entry.file])
+        _let_go(entry, mapped[entry.file])
+        on_filled(name)
         done += entry.size_bytes
         on_progress(done, total)
 
@@ -62,6 +66,13 @@ def _map(file: Path) -> mmap.mmap:
     with file.open("rb") as opened:
         # A private map: torch wants memory it may write to, and the file must not change.
         return mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_COPY)
+
+
+def _let_go(entry: TensorEntry, mapped: mmap.mmap) -> None:
+    """Pages that have been read count as this process's memory until it says that it is done with them."""
+    start = entry.offset // mmap.PAGESIZE * mmap.PAGESIZE
+    if hasattr(mmap, "MADV_DONTNEED") and entry.size_bytes:
+        mapped.madvise(mmap.MADV_DONTNEED, start, entry.offset + entry.size_bytes - start)
 
 
 def _fill(name: str, target: torch.Tensor, entry: TensorEntry, mapped: mmap.mmap) -> None:

@@ -8,10 +8,10 @@ from .. import (
     apply_penalties,
     copy_blocks,
     linear,
-    pack_linear,
     paged_attention,
 )
 from .elementwise import add_rms_norm, gated_activation, rms_norm, rope_and_cache
+from .linear_bfloat16 import linear_kinds, pack_linear
 from .sampling import greedy, rows_are_finite, sample, token_logprobs
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "gated_activation",
     "greedy",
     "linear",
+    "linear_kinds",
     "pack_linear",
     "paged_attention",
     "rms_norm",

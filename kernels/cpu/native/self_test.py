@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import torch
 
-from . import elementwise, sampling
+from . import elementwise, linear_bfloat16, sampling
 from .build import BuildError
 
-MODULES = (elementwise, sampling)
+MODULES = (elementwise, linear_bfloat16, sampling)
 """Modules with a `check() -> None` that raises AssertionError; a few ms each at most."""
 
 

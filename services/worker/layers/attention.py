@@ -53,9 +53,8 @@ class Attention:
         out = kernels.paged_attention(q, key_cache, value_cache, metadata.batch, self._scale, self._window)
         return self.output(out.view(hidden.shape[0], -1))
 
-    def pack(self) -> None:
-        self.qkv.pack()
-        self.output.pack()
+    def linears(self) -> list[Linear]:
+        return [self.qkv, self.output]
 
     def targets(self) -> Targets:
         found = {**self.qkv.targets(), **self.output.targets()}

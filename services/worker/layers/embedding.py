@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 
 from quire import kernels
 
@@ -14,12 +13,13 @@ class Embedding:
     """input_ids [T] -> [T, hidden_size]."""
 
     def __init__(self, placement: Placement, vocab_size: int, hidden_size: int) -> None:
-        self.weight = placement.empty(vocab_size, hidden_size)
+        self.weight: torch.Tensor | kernels.PackedWeight = placement.empty(vocab_size, hidden_size)
 
     def __call__(self, input_ids: torch.Tensor) -> torch.Tensor:
-        return F.embedding(input_ids, self.weight)
+        return kernels.weight_rows(self.weight, input_ids)
 
     def targets(self) -> Targets:
+        assert isinstance(self.weight, torch.Tensor)
         return {"weight": self.weight}
 
 
@@ -27,15 +27,19 @@ class Head:
     """hidden [N, hidden_size] -> float32 logits [N, vocab_size]. `tied`: the embedding whose matrix it shares."""
 
     def __init__(self, placement: Placement, vocab_size: int, hidden_size: int, tied: Embedding | None) -> None:
-        self._is_tied = tied is not None
+        self._tied = tied
         self.weight = tied.weight if tied is not None else placement.empty(vocab_size, hidden_size)
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
-        return kernels.linear(hidden, self.weight, None).float()
+        return kernels.linear(hidden, self.weight, None, torch.float32)
 
-    def pack(self) -> None:
-        """After loading. A shared matrix is then there twice: once to look up rows, once to multiply."""
-        self.weight = kernels.pack_linear(self.weight)
+    def pack(self, choice: kernels.LinearChoice) -> None:
+        """After loading. Rows of a shared matrix are then read from here, or from a matrix of their own if need be."""
+        assert isinstance(self.weight, torch.Tensor)
+        self.weight = choice.pack(self.weight)
+        if self._tied is not None and self.weight.has_rows:
+            self._tied.weight = self.weight
 
     def targets(self) -> Targets:
-        return {} if self._is_tied else {"weight": self.weight}
+        assert isinstance(self.weight, torch.Tensor)
+        return {} if self._tied is not None else {"weight": self.weight}

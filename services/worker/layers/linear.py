@@ -14,17 +14,19 @@ class Linear:
 
     def __init__(self, placement: Placement, in_size: int, out_sizes: dict[str, int], has_bias: bool) -> None:
         self._out_sizes = out_sizes
-        self.weight = placement.empty(sum(out_sizes.values()), in_size)
+        self.weight: torch.Tensor | kernels.PackedWeight = placement.empty(sum(out_sizes.values()), in_size)
         self.bias = placement.empty(sum(out_sizes.values())) if has_bias else None
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         return kernels.linear(x, self.weight, self.bias)
 
-    def pack(self) -> None:
-        """After loading: give the weight the layout that the kernels want. `targets` are no longer."""
-        self.weight = kernels.pack_linear(self.weight)
+    def pack(self, choice: kernels.LinearChoice) -> None:
+        """After loading: give the weight the layout that its product wants. `targets` are no longer."""
+        assert isinstance(self.weight, torch.Tensor)
+        self.weight = choice.pack(self.weight)
 
     def targets(self) -> Targets:
+        assert isinstance(self.weight, torch.Tensor)
         found: Targets = {}
         start = 0
         for name, size in self._out_sizes.items():

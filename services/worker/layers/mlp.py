@@ -23,9 +23,8 @@ class GatedMLP:
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
         return self.down(kernels.gated_activation(self.gate_up(hidden), self._activation))
 
-    def pack(self) -> None:
-        self.gate_up.pack()
-        self.down.pack()
+    def linears(self) -> list[Linear]:
+        return [self.gate_up, self.down]
 
     def targets(self) -> Targets:
         return {**self.gate_up.targets(), **self.down.targets()}

@@ -7,6 +7,8 @@ from typing import TypeAlias
 import torch
 from msgspec import Struct
 
+from quire import kernels
+
 Targets: TypeAlias = dict[str, torch.Tensor]
 """Checkpoint name -> the tensor (often a part of a merged one) that takes it."""
 
@@ -18,6 +20,8 @@ class Placement(Struct, frozen=True):
     dtype: torch.dtype
 
     def empty(self, *shape: int) -> torch.Tensor:
+        if self.device.type == "cpu":
+            return kernels.empty_weight(shape, self.dtype)
         return torch.empty(shape, device=self.device, dtype=self.dtype)
 
 

@@ -14,6 +14,7 @@ from ..attention_metadata import AttentionMetadata
 from ..kv_cache import KVCache
 from ..layers.attention import Attention
 from ..layers.embedding import Embedding, Head
+from ..layers.linear import Linear
 from ..layers.mlp import GatedMLP
 from ..layers.norm import RMSNorm
 from ..layers.placement import Placement, Targets, prefixed
@@ -84,12 +85,10 @@ class Decoder:
         """[N, hidden_size] -> float32 [N, vocab_size]."""
         return self.head(hidden)
 
-    def pack(self) -> None:
-        """Once the weights are loaded, layer by layer, so that no more than one is there twice."""
-        for layer in self.layers:
-            layer.attention.pack()
-            layer.mlp.pack()
-        self.head.pack()
+    def linears(self) -> list[Linear | Head]:
+        """Whatever has a weight to pack."""
+        found = [linear for layer in self.layers for linear in (*layer.attention.linears(), *layer.mlp.linears())]
+        return [*found, self.head]
 
     def targets(self) -> Targets:
         """Every weight by its name in the checkpoint."""

@@ -316,5 +316,6 @@ def test_what_was_agreed_on_is_reported(models):
     per_token = 2 * 3 * 4 * 16 * 4
     assert ready.num_blocks == (1 << 20) // (16 * per_token)
     assert ready.max_model_len == min(512, ready.num_blocks * 16)
-    assert (ready.device, ready.dtype, ready.backend, ready.vocab_size) == ("cpu", "float32", "torch", 384)
+    assert (ready.device, ready.dtype, ready.vocab_size) == ("cpu", "float32", 384)
+    assert ready.backend.startswith("torch, linear: ")
     assert dict(ready.memory_plan)["kv cache"] == ready.num_blocks * 16 * per_token
