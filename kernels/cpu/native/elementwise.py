@@ -160,8 +160,11 @@ def check() -> None:
             _compare(name, gated_activation(x, name), torch_activation.gated_activation(x, name))
         caches = torch.zeros(2, 2, 2, 1, 2, head_dim, dtype=dtype)
         norm = weight[:head_dim]
-        rest = (x, norm, norm, 1e-6, angles, places, places)
-        _compare("rope_and_cache", rope_and_cache(*rest, *caches[0]), torch_rotary.rope_and_cache(*rest, *caches[1]))
+        rotated = [
+            rope(x, norm, norm, 1e-6, angles, places, places, cache[0], cache[1])
+            for rope, cache in zip((rope_and_cache, torch_rotary.rope_and_cache), caches, strict=True)
+        ]
+        _compare("rope_and_cache", *rotated)
         _compare("the cache of rope_and_cache", caches[0], caches[1])
 
 
