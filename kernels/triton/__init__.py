@@ -6,13 +6,39 @@
 from __future__ import annotations
 
 from ..cpu import *  # noqa: F403
+from . import activation, fp8, logprobs, norm, penalties, sampling
+from .activation import gated_activation
+from .attention import launches as attention_launches
+from .attention import paged_attention
 from .launch import Dims, Launch, compile_all
+from .logprobs import token_logprobs
+from .norm import add_rms_norm, rms_norm
 from .rope_and_cache import launches as rope_and_cache_launches
 from .rope_and_cache import rope_and_cache
 
-__all__ = ["Dims", "Launch", "compile_all", "launches", "rope_and_cache"]
+__all__ = [
+    "Dims",
+    "Launch",
+    "add_rms_norm",
+    "compile_all",
+    "gated_activation",
+    "launches",
+    "paged_attention",
+    "rms_norm",
+    "rope_and_cache",
+    "token_logprobs",
+]
 
-_LAUNCHES = (rope_and_cache_launches,)
+_LAUNCHES = (
+    rope_and_cache_launches,
+    attention_launches,
+    norm.launches,
+    activation.launches,
+    fp8.launches,
+    penalties.launches,
+    sampling.launches,
+    logprobs.launches,
+)
 """Of every module with kernels."""
 
 

@@ -49,6 +49,8 @@ class Dims(NamedTuple):
     activation: str
     windows: tuple[int | None, ...]
     """The sliding windows that layers have, each once; None for full attention."""
+    is_fp8: bool = False
+    """Whether linears take e4m3 rows, so that norms and activations write them."""
 
 
 class Launch(NamedTuple):

@@ -34,7 +34,7 @@ LLAMA = QWEN3_SMALL._replace(
 )
 MODELS = {
     "qwen3 bf16": QWEN3_SMALL,
-    "llama fp8 cache": LLAMA._replace(cache_dtype=torch.float8_e4m3fn),
+    "llama fp8": LLAMA._replace(cache_dtype=torch.float8_e4m3fn, is_fp8=True),
     "small heads fp16 window": LLAMA._replace(
         dtype=torch.float16, cache_dtype=torch.float16, num_kv_heads=4, num_heads=28, head_dim=64, windows=(None, 4096)
     ),

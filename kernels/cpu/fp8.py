@@ -1,0 +1,55 @@
+"""Linear layers on 8-bit floats (e4m3): weights scaled by output channel, activations by row as they come.
+
+The specification of triton/fp8.py, and what a device without fp8 products computes with: numbers are
+quantised the same, products are of the numbers written out again.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+E4M3 = torch.float8_e4m3fn
+LARGEST = 448.0
+"""The largest e4m3 number."""
+
+
+class Fp8Weight(NamedTuple):
+    weight: torch.Tensor
+    """e4m3 [out, in]"""
+    scales: torch.Tensor
+    """float32 [out]: the weight is weight * scales."""
+
+
+def quantise_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """x [T, H] as (e4m3 [T, H], scales float32 [T]): the largest of a row becomes 448. A row of zeros has scale 1.
+
+    A row with an infinity or a NaN stays one that is not finite.
+    """
+    values = x.float()
+    largest = values.abs().amax(dim=-1) if x.shape[-1] else values.new_zeros(x.shape[0])
+    scales = torch.where(largest == 0, 1.0, largest / LARGEST)
+    return (values / scales[:, None]).to(E4M3), scales
+
+
+def pack_fp8(weight: torch.Tensor) -> Fp8Weight:
+    """A weight [out, in] for `linear_fp8`; half its memory, or a quarter."""
+    return Fp8Weight(*quantise_rows(weight))
+
+
+def linear_fp8(x: torch.Tensor, packed: Fp8Weight, bias: torch.Tensor | None) -> torch.Tensor:
+    """x [T, in] @ weight^T + bias [out]. Returns [T, out] of x's type."""
+    return linear_quantised(*quantise_rows(x), packed, bias, x.dtype)
+
+
+def linear_quantised(
+    x: torch.Tensor, scales: torch.Tensor, packed: Fp8Weight, bias: torch.Tensor | None, dtype: torch.dtype
+) -> torch.Tensor:
+    """As linear_fp8, of activations that are already e4m3 [T, in] with scales [T]. Returns [T, out] of `dtype`."""
+    # Scales come after the product, as in a fused one; sums of unscaled numbers would overflow float16.
+    exact = torch.bfloat16 if dtype == torch.bfloat16 else torch.float32
+    product = F.linear(x.to(exact), packed.weight.to(exact)).float()
+    product = product * scales[:, None] * packed.scales
+    return (product if bias is None else product + bias.float()).to(dtype)

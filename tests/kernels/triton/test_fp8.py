@@ -1,0 +1,83 @@
+"""Linear layers on 8-bit floats: the specification against plain products, the kernels against it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from guards import relative_error
+
+from quire.kernels.cpu import fp8
+
+
+@pytest.fixture
+def module(mode):
+    if mode == "ref":
+        return fp8
+    from quire.kernels.triton import fp8 as ours
+
+    return ours
+
+
+def make(rows: int, width: int, dtype: torch.dtype) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(rows + width)
+    return (torch.randn(rows, width, generator=generator) * torch.logspace(-3, 3, rows)[:, None]).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(("rows", "width"), [(4, 100), (1, 1024), (3, 8200), (2, 1)])
+def test_rows_are_quantised_each_on_its_own_scale(rows, width, dtype, module, guards) -> None:
+    x = make(rows, width, dtype)
+    numbers, scales = (tensor.cpu() for tensor in module.quantise_rows(guards.put(x)))
+    expected, expected_scales = fp8.quantise_rows(x)
+    torch.testing.assert_close(scales, expected_scales, rtol=1e-6, atol=0)
+    # A last digit of the quotient may fall on the other side of a middle.
+    is_other = numbers.view(torch.uint8) != expected.view(torch.uint8)
+    assert is_other.float().mean() < 1e-3
+    assert numbers.float().abs().amax(-1).eq(448).all()
+
+
+def test_zeros_and_what_is_not_finite(module, guards) -> None:
+    x = torch.zeros(4, 40)
+    x[1, 3], x[2, 5], x[2, 6] = torch.nan, torch.inf, 1.0
+    x[3] = 5.0
+    numbers, scales = (tensor.cpu() for tensor in module.quantise_rows(guards.put(x)))
+    values = numbers.float() * scales[:, None]
+    assert values[0].eq(0).all() and not values[1].isfinite().all() and not values[2].isfinite().all()
+    torch.testing.assert_close(values[3], x[3])
+
+
+def test_rows_may_lie_further_apart_than_they_are_wide(module, guards) -> None:
+    x = make(3, 48, torch.float32)
+    wide = guards.empty(3, 99)
+    wide[:, 1:49] = x.to(wide.device)
+    numbers, _ = module.quantise_rows(wide[:, 1:49])
+    assert torch.equal(numbers.cpu().float(), fp8.quantise_rows(x)[0].float())
+    assert module.quantise_rows(guards.put(x[:0]))[0].shape == (0, 48)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(("rows", "inner", "outer"), [(3, 64, 48), (1, 100, 7), (5, 512, 16)])
+def test_a_linear_layer_is_near_the_product_and_nearer_to_its_specification(
+    rows, inner, outer, dtype, module, guards
+) -> None:
+    generator = torch.Generator().manual_seed(rows)
+    x = torch.randn(rows, inner, generator=generator).to(dtype)
+    weight = (torch.randn(outer, inner, generator=generator) * torch.logspace(-1, 1, outer)[:, None]).to(dtype)
+    bias = torch.randn(outer, generator=generator).to(dtype)
+    packed = module.pack_fp8(guards.put(weight))
+    assert packed.weight.dtype == fp8.E4M3 and packed.scales.shape == (outer,)
+    for added in (None, bias):
+        on_device = None if added is None else guards.put(added)
+        out = module.linear_fp8(guards.put(x), packed, on_device)
+        assert out.dtype == dtype and out.shape == (rows, outer)
+        plain = torch.nn.functional.linear(x.float(), weight.float(), None if added is None else added.float())
+        assert relative_error(out, plain) < 0.1
+        specified = fp8.linear_fp8(x, fp8.pack_fp8(weight), added)
+        assert relative_error(out, specified) < (1e-5 if dtype == torch.float32 and out.device.type == "cpu" else 8e-3)
+
+
+def test_float16_sums_do_not_overflow(module, guards) -> None:
+    x = torch.full((1, 4096), 0.5, dtype=torch.float16)
+    weight = torch.full((16, 4096), 0.5, dtype=torch.float16)
+    out = module.linear_fp8(guards.put(x), module.pack_fp8(guards.put(weight)), None)
+    torch.testing.assert_close(out.cpu(), torch.full((1, 16), 1024.0, dtype=torch.float16), rtol=4e-3, atol=0)
