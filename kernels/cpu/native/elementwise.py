@@ -72,13 +72,14 @@ def rope_and_cache(
     slot_mapping: torch.Tensor,
     key_cache: torch.Tensor,
     value_cache: torch.Tensor,
+    cache_scales: tuple[float, float] | None = None,
 ) -> torch.Tensor:
     """Raises IndexError, with nothing written, where a position or a slot is out of range."""
     if q_norm is None or k_norm is None:
         q_norm = k_norm = None
     if not _is_taken(qkv, q_norm, k_norm, cos_sin, positions, slot_mapping, key_cache, value_cache):
         return torch_rotary.rope_and_cache(
-            qkv, q_norm, k_norm, epsilon, cos_sin, positions, slot_mapping, key_cache, value_cache
+            qkv, q_norm, k_norm, epsilon, cos_sin, positions, slot_mapping, key_cache, value_cache, cache_scales
         )
     num_blocks, num_kv_heads, block_size, head_dim = key_cache.shape
     num_tokens, width = qkv.shape
