@@ -154,7 +154,7 @@ def parser() -> argparse.ArgumentParser:
     add("--workload", nargs="+", default=["W1"], choices=sorted(serving.PRESETS), help="(default: W1)")
     add("--rounds", type=int, default=3, help="of which medians are reported (default: %(default)s)")
     add("--keep", action="store_true", help="start each server once; those whose turn it is not stand still (SIGSTOP)")
-    add("--within", type=float, default=300.0, help="seconds a start may take (default: %(default)s)")
+    add("--within", type=float, default=600.0, help="seconds a start may take (default: %(default)s)")
     add("--out", help="JSON file; a bare name goes to bench/results/")
     return made
 
