@@ -9,11 +9,13 @@ import os
 import sys
 from collections.abc import Mapping
 
-_SPIN_COUNT = "20000"
-"""Looks that a thread of the forward pass takes at what it waits for before it sleeps: a third of a millisecond.
+_SPIN_COUNT = "300"
+"""Looks that a thread of the forward pass takes at what it waits for before it sleeps: some microseconds.
 
-Longer than what lies between two operations, so that within a step nobody has to be woken; far shorter than
-libgomp's own 300,000, with which a thread whose partner was pushed off its core keeps the other core from it.
+About what lies between two operations of a step. libgomp's own 300,000 are fine on a machine with nothing else to do;
+where other processes want the same cores, whoever spins uses up the time that its partner needs to get there:
+B of bench/checkpoints.py at one row on two busy cores, 208 ms a step with 20,000, 51 with 4,000, 15 with 1,000, 11 with
+300, 10 with none; at 16 rows 26 with 1,000, 24 with 300, 30 with none.
 """
 
 

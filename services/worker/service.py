@@ -26,6 +26,7 @@ from quire.shared.neighbours import POLL_SECONDS, Above
 from quire.shared.service import Service, bootstrap
 
 from .errors import DeviceError, PlanError
+from .start_phases import StartPhases, process_seconds
 
 if TYPE_CHECKING:
     from .model_runner import ModelRunner
@@ -40,9 +41,10 @@ _SENTENCES = (ModelFilesError, DeviceError, PlanError)
 class Loading(threading.Thread):
     """Imports torch and loads the model; `runner` or `error` is there when it has ended."""
 
-    def __init__(self, config: WorkerConfig) -> None:
+    def __init__(self, config: WorkerConfig, phases: StartPhases) -> None:
         super().__init__(name="loading", daemon=True)
         self._config = config
+        self._phases = phases
         self.detail = "looking for the model"
         self.progress = 0.0
         self.runner: ModelRunner | None = None
@@ -50,20 +52,26 @@ class Loading(threading.Thread):
 
     def run(self) -> None:
         try:
+            self._phases.begin("folder")
             # Before torch: what is wrong with the folder is then known at once.
             folder = self._find()
             model_files.check(str(folder))
-            self.detail = "importing torch"
+            self._begin("torch", "importing torch")
             from .device import choose_kernels
             from .model_runner import ModelRunner
 
             config = self._config
-            self.detail = "preparing the kernels"
+            self._begin("kernels", "preparing the kernels")
             choose_kernels(config.kernels, config.device)
-            self.detail = "loading weights"
+            self._begin("weights", "loading weights")
             self.runner = ModelRunner(folder, config.device, config.dtype, config.threads, self._note, config.linear)
+            self._phases.end()
         except BaseException as error:  # told by the main thread
             self.error = error
+
+    def _begin(self, phase: str, detail: str) -> None:
+        self._phases.begin(phase)
+        self.detail = detail
 
     def _find(self) -> Path:
         model = self._config.model
@@ -106,8 +114,8 @@ class Worker:
         self._server.close()
 
     def _load(self) -> None:
-        loading = Loading(self._service.config)
-        start = time.monotonic()
+        self._phases = StartPhases(seconds_before=process_seconds())
+        loading = Loading(self._service.config, self._phases)
         loading.start()
         while loading.is_alive() and not self._is_stopping:
             self._show(loading)
@@ -123,7 +131,7 @@ class Worker:
             return
         self._runner = loading.runner
         self._runner.use_threads()
-        logger.info("the model is loaded, %.1f s after the start", time.monotonic() - start)
+        logger.info("the model is loaded: %s", self._phases)
         self._report("starting", "waiting for the engine's configuration", progress=1.0)
         if self._awaited_configure is not None:
             self._configure(*self._awaited_configure)
@@ -171,12 +179,16 @@ class Worker:
         if self._runner is None:
             raise RuntimeError("configured before the model is loaded")
         self._report("starting", "taking memory and warming up", progress=1.0)
+        self._phases.begin("kv cache and warm-up")
         ready = self._runner.configure(wanted)
         # What is there now stays: later collections need not walk through it (75 ms of pause become 8).
         gc.collect()
         gc.freeze()
+        self._phases.end()
         self._server.send(peer, ready)
-        self._report("ready", progress=1.0, memory_plan=ready.memory_plan)
+        self._report("ready", str(self._phases), progress=1.0, memory_plan=ready.memory_plan)
+        # A later configuration is no part of this start.
+        self._phases = StartPhases()
         logger.info(
             "ready on %s (%s, %s kernels): %s",
             ready.device,

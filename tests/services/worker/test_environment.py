@@ -9,7 +9,7 @@ from quire.services.worker.environment import settings_for
 
 def test_a_bare_environment_gets_all_settings():
     assert settings_for({"PATH": "/bin"}) == {
-        "GOMP_SPINCOUNT": "20000",
+        "GOMP_SPINCOUNT": "300",
         "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
     }
 
@@ -34,4 +34,4 @@ def test_settling_starts_the_program_anew_once_with_its_arguments():
         [sys.executable, "-c", program, "--model", "a b"], env=environment, stdout=subprocess.PIPE, text=True
     )
     output, _ = process.communicate(timeout=60)
-    assert output.splitlines() == ["begins", "begins", f"{process.pid} 20000 --model a b"]
+    assert output.splitlines() == ["begins", "begins", f"{process.pid} 300 --model a b"]

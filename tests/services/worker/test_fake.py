@@ -23,6 +23,7 @@ from quire.services.worker.fake_rows import FakeRows, Limits, PlanError
 from quire.services.worker.fake_tokens import Tokens, prefix_hashes
 from quire.shared.link import Client, wait
 from quire.shared.messages import (
+    PROTOCOL,
     Configure,
     FromWorker,
     Hello,
@@ -252,7 +253,7 @@ class FakeEngine:
 
     def __init__(self, address: str) -> None:
         self.client: Client[Any] = Client(address, "engine-0", FromWorker)
-        self.client.send(Hello("engine-0", 1))
+        self.client.send(Hello("engine-0", PROTOCOL))
 
     def next(self, kind: type, within_seconds: float = 10.0) -> Any:
         """The next message of that kind."""

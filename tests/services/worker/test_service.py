@@ -15,6 +15,7 @@ import pytest
 import quire.shared
 from quire.shared.link import Client, wait
 from quire.shared.messages import (
+    PROTOCOL,
     Configure,
     FromWorker,
     Hello,
@@ -54,7 +55,7 @@ class Process:
             assert time.monotonic() < deadline and self.process.poll() is None
             time.sleep(0.005)
         self.link = Client(entry.address, "engine-0", FromWorker)
-        self.link.send(Hello("engine-0", 1))
+        self.link.send(Hello("engine-0", PROTOCOL))
         return self.link
 
     def hear(self, kind: type):
