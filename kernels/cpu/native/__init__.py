@@ -8,8 +8,8 @@ from .. import (
     apply_penalties,
     copy_blocks,
     linear,
-    paged_attention,
 )
+from .attention import paged_attention
 from .elementwise import add_rms_norm, gated_activation, rms_norm, rope_and_cache
 from .linear_bfloat16 import linear_kinds, pack_linear
 from .sampling import greedy, rows_are_finite, sample, token_logprobs
