@@ -13,18 +13,21 @@ import torch
 import torch.nn.functional as F
 
 from .cpu.linear import PackedWeight
-from .cpu.linear_choice import LinearChoice, choose
+from .cpu.linear_choice import LinearChoice, choose, choose_quantized
 from .cpu.native.build import BuildError
 from .cpu.weight_memory import empty_weight
 from .dispatch import backend_name, backend_of, use
 from .ragged_batch import RaggedBatch
+from .step_tensors import StepTensors
 
 __all__ = [
     "BuildError",
     "LinearChoice",
     "PackedWeight",
     "RaggedBatch",
+    "StepTensors",
     "add_rms_norm",
+    "append_tokens",
     "apply_penalties",
     "backend_name",
     "choose_linear",
@@ -35,6 +38,7 @@ __all__ = [
     "linear",
     "pack_linear",
     "paged_attention",
+    "prepare_inputs",
     "rms_norm",
     "rope_and_cache",
     "rows_are_finite",
@@ -46,14 +50,21 @@ __all__ = [
 
 
 def choose_linear(
-    shapes: Collection[tuple[int, int]], device: torch.device, dtype: torch.dtype, wanted: str = "auto"
+    shapes: Collection[tuple[int, int]],
+    device: torch.device,
+    dtype: torch.dtype,
+    wanted: str = "auto",
+    quantization: str = "none",
 ) -> LinearChoice:
     """How a model's weights of `shapes` (out, in) are to be packed: auto | native | onednn | plain.
 
-    auto may take a fraction of a second for a trial. Raises ValueError where what is wanted cannot be had.
+    quantization: none | int8. auto may take a fraction of a second for a trial, among what is not quantised.
+    Raises ValueError where what is wanted cannot be had.
     """
-    kinds = backend_of(torch.empty(0, device=device)).linear_kinds(device, dtype)
-    return choose(kinds, shapes, dtype, wanted)
+    backend = backend_of(torch.empty(0, device=device))
+    if quantization == "int8":
+        return choose_quantized(backend.int8_kinds(device), dtype, wanted)
+    return choose(backend.linear_kinds(device, dtype), shapes, dtype, wanted)
 
 
 def pack_linear(weight: torch.Tensor) -> PackedWeight:
@@ -99,16 +110,19 @@ def rope_and_cache(
     slot_mapping: torch.Tensor,
     key_cache: torch.Tensor,
     value_cache: torch.Tensor,
+    cache_scales: tuple[float, float] | None = None,
 ) -> torch.Tensor:
     """Norm q and k per head (if weights [D] are given), rotate them, write k and v to the cache.
 
     qkv [T, (Hq + 2 Hkv) * D]; cos_sin float32 [max_positions, D], cosines then sines of D/2 angles;
     positions int32 [T]; slot_mapping int32 [T], block * block_size + offset of each token.
+    An fp8 cache holds keys and values divided by cache_scales (None: by 1), saturating.
     Returns q [T, Hq, D]; qkv may be overwritten.
     """
-    return backend_of(qkv).rope_and_cache(
-        qkv, q_norm, k_norm, epsilon, cos_sin, positions, slot_mapping, key_cache, value_cache
-    )
+    given = (qkv, q_norm, k_norm, epsilon, cos_sin, positions, slot_mapping, key_cache, value_cache)
+    if cache_scales is None:
+        return backend_of(qkv).rope_and_cache(*given)
+    return backend_of(qkv).rope_and_cache(*given, cache_scales)
 
 
 def paged_attention(
@@ -118,13 +132,43 @@ def paged_attention(
     batch: RaggedBatch,
     scale: float,
     window: int | None,
+    cache_scales: tuple[float, float] | None = None,
 ) -> torch.Tensor:
     """Causal attention of q [T, Hq, D] over each row's blocks. Returns [T, Hq, D].
 
     A token sees itself and what is before it, at most `window` tokens in all. What lies in the cache
-    outside a row's tokens, even NaN, changes nothing.
+    outside a row's tokens, even NaN, changes nothing. cache_scales: see rope_and_cache.
     """
-    return backend_of(q).paged_attention(q, key_cache, value_cache, batch, scale, window)
+    given = (q, key_cache, value_cache, batch, scale, window)
+    if cache_scales is None:
+        return backend_of(q).paged_attention(*given)
+    return backend_of(q).paged_attention(*given, cache_scales)
+
+
+def prepare_inputs(
+    slots: torch.Tensor,
+    num_computed: torch.Tensor,
+    cu_q: torch.Tensor,
+    token_ids: torch.Tensor,
+    block_tables: torch.Tensor,
+    block_size: int,
+    out: StepTensors,
+) -> None:
+    """Put a step's inputs together from the slots' state, in place in `out`; nothing of it passes the host.
+
+    Of B rows: slots int32 [B], negative for rows that pad the batch; num_computed int32 [B]; cu_q int32 [B + 1] of
+    their scheduled tokens, below T of `out`. token_ids int32 [slots, ids] holds every scheduled token's id, sampled
+    ones by append_tokens; block_tables int32 [slots, columns] every block. What is behind cu_q[B] is padding.
+    """
+    backend_of(slots).prepare_inputs(slots, num_computed, cu_q, token_ids, block_tables, block_size, out)
+
+
+def append_tokens(token_ids: torch.Tensor, slots: torch.Tensor, places: torch.Tensor, sampled: torch.Tensor) -> None:
+    """token_ids[slots, places] = sampled, in place: where a later prepare_inputs finds them.
+
+    slots and places int32 [N], sampled int64 or int32 [N]; a negative slot is padding.
+    """
+    backend_of(token_ids).append_tokens(token_ids, slots, places, sampled)
 
 
 def gated_activation(x: torch.Tensor, activation: str) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from .activation import gated_activation
 from .attention import paged_attention
 from .blocks import copy_blocks
+from .inputs import append_tokens, prepare_inputs
 from .linear import linear, linear_kinds, pack_linear
 from .norm import add_rms_norm, rms_norm
 from .penalties import apply_penalties
@@ -11,6 +12,7 @@ from .sampling import greedy, rows_are_finite, sample, token_logprobs
 
 __all__ = [
     "add_rms_norm",
+    "append_tokens",
     "apply_penalties",
     "copy_blocks",
     "gated_activation",
@@ -19,6 +21,7 @@ __all__ = [
     "linear_kinds",
     "pack_linear",
     "paged_attention",
+    "prepare_inputs",
     "rms_norm",
     "rope_and_cache",
     "rows_are_finite",

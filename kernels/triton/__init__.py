@@ -10,6 +10,8 @@ from . import activation, fp8, logprobs, norm, penalties, sampling
 from .activation import gated_activation
 from .attention import launches as attention_launches
 from .attention import paged_attention
+from .inputs import append_tokens, prepare_inputs
+from .inputs import launches as inputs_launches
 from .launch import Dims, Launch, compile_all
 from .logprobs import token_logprobs
 from .norm import add_rms_norm, rms_norm
@@ -20,10 +22,12 @@ __all__ = [
     "Dims",
     "Launch",
     "add_rms_norm",
+    "append_tokens",
     "compile_all",
     "gated_activation",
     "launches",
     "paged_attention",
+    "prepare_inputs",
     "rms_norm",
     "rope_and_cache",
     "token_logprobs",
@@ -32,6 +36,7 @@ __all__ = [
 _LAUNCHES = (
     rope_and_cache_launches,
     attention_launches,
+    inputs_launches,
     norm.launches,
     activation.launches,
     fp8.launches,

@@ -5,9 +5,11 @@ native one for is torch's. To be used once library.load() has returned; see disp
 """
 
 from .. import (
+    append_tokens,
     apply_penalties,
     copy_blocks,
     linear,
+    prepare_inputs,
 )
 from .attention import paged_attention
 from .elementwise import add_rms_norm, gated_activation, rms_norm, rope_and_cache
@@ -16,6 +18,7 @@ from .sampling import greedy, rows_are_finite, sample, token_logprobs
 
 __all__ = [
     "add_rms_norm",
+    "append_tokens",
     "apply_penalties",
     "copy_blocks",
     "gated_activation",
@@ -24,6 +27,7 @@ __all__ = [
     "linear_kinds",
     "pack_linear",
     "paged_attention",
+    "prepare_inputs",
     "rms_norm",
     "rope_and_cache",
     "rows_are_finite",
