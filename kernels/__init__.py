@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from .cpu.linear import PackedWeight
-from .cpu.linear_choice import LinearChoice, choose, choose_quantized
+from .cpu.linear_choice import LinearChoice, choose
 from .cpu.native.build import BuildError
 from .cpu.weight_memory import empty_weight
 from .dispatch import backend_name, backend_of, use
@@ -50,21 +50,14 @@ __all__ = [
 
 
 def choose_linear(
-    shapes: Collection[tuple[int, int]],
-    device: torch.device,
-    dtype: torch.dtype,
-    wanted: str = "auto",
-    quantization: str = "none",
+    shapes: Collection[tuple[int, int]], device: torch.device, dtype: torch.dtype, wanted: str = "auto"
 ) -> LinearChoice:
     """How a model's weights of `shapes` (out, in) are to be packed: auto | native | onednn | plain.
 
-    quantization: none | int8. auto may take a fraction of a second for a trial, among what is not quantised.
-    Raises ValueError where what is wanted cannot be had.
+    auto may take a fraction of a second for a trial. Raises ValueError where what is wanted cannot be had.
     """
-    backend = backend_of(torch.empty(0, device=device))
-    if quantization == "int8":
-        return choose_quantized(backend.int8_kinds(device), dtype, wanted)
-    return choose(backend.linear_kinds(device, dtype), shapes, dtype, wanted)
+    kinds = backend_of(torch.empty(0, device=device)).linear_kinds(device, dtype)
+    return choose(kinds, shapes, dtype, wanted)
 
 
 def pack_linear(weight: torch.Tensor) -> PackedWeight:
