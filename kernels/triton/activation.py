@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 from .fp8 import E4M3, quantised
-from .launch import Dims, Launch
+from .launch import Dims, Launch, ceil_div, next_power_of_2
 
 _SILU, _GELU, _GELU_TANH = 0, 1, 2
 _KINDS = {"silu": _SILU, "gelu": _GELU, "gelu_pytorch_tanh": _GELU_TANH, "gelu_new": _GELU_TANH}
@@ -107,7 +107,7 @@ def _launch(x: torch.Tensor, activation: str, out: torch.Tensor) -> Launch:
     num_rows, width = out.shape
     return Launch(
         _gated_activation,
-        (num_rows, triton.cdiv(width, _TILE)),
+        (num_rows, ceil_div(width, _TILE)),
         (x, x.stride(0), out, width),
         {"KIND": _kind(activation), "BLOCK": _TILE},
         expects=("wide loads",) if width % 16 == 0 else (),
@@ -116,7 +116,7 @@ def _launch(x: torch.Tensor, activation: str, out: torch.Tensor) -> Launch:
 
 def _launch_fp8(x: torch.Tensor, activation: str, out: torch.Tensor, scales: torch.Tensor) -> Launch:
     num_rows, width = out.shape
-    block = min(triton.next_power_of_2(width), _WIDEST)
+    block = min(next_power_of_2(width), _WIDEST)
     return Launch(
         _gated_activation_fp8,
         (num_rows,),

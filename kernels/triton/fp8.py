@@ -12,7 +12,7 @@ import triton.language as tl
 
 from ..cpu import fp8 as specification
 from ..cpu.fp8 import E4M3, Fp8Weight, pack_fp8
-from .launch import Dims, Launch
+from .launch import Dims, Launch, next_power_of_2
 
 __all__ = ["E4M3", "Fp8Weight", "has_fp8", "linear_fp8", "linear_quantised", "pack_fp8", "quantise_rows", "quantised"]
 
@@ -25,7 +25,7 @@ _ALIGNMENT = 16
 @triton.jit
 def quantised(values, largest):
     """(values in units of the scale, the scale), both float32: `largest` of the row becomes 448."""
-    scale = tl.where(largest == 0.0, 1.0, tl.div_rn(largest, _LARGEST))
+    scale = tl.where(largest == 0.0, 1.0, largest / _LARGEST)
     return values / scale, scale
 
 
@@ -38,7 +38,7 @@ def _quantise_rows(x, x_stride, out, scales, width, IS_WHOLE: tl.constexpr, BLOC
     out += row * width
     if IS_WHOLE:
         values = tl.load(x + columns, mask=columns < width, other=0.0).to(tl.float32)
-        values, scale = quantised(values, tl.max(tl.abs(values), axis=0))
+        values, scale = quantised(values, tl.max(tl.abs(values), axis=0))  # pyright: ignore[reportGeneralTypeIssues]
         tl.store(out + columns, values.to(out.dtype.element_ty), mask=columns < width)
         tl.store(scales + row, scale)
     else:
@@ -68,7 +68,7 @@ def quantise_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 def _launch(x: torch.Tensor, out: torch.Tensor, scales: torch.Tensor) -> Launch:
     num_rows, width = x.shape
-    block = min(triton.next_power_of_2(width), _WIDEST)
+    block = min(next_power_of_2(width), _WIDEST)
     return Launch(
         _quantise_rows,
         (num_rows,),
@@ -107,7 +107,7 @@ def linear_quantised(
     if rows % _ALIGNMENT or columns % _ALIGNMENT or not has_fp8(x.device):
         return specification.linear_quantised(x, scales, packed, bias, dtype)
     # Scales by row need a bfloat16 result; other types are rounded to it on the way.
-    product = torch._scaled_mm(
+    product = torch._scaled_mm(  # pyright: ignore[reportPrivateImportUsage]
         x,
         packed.weight.t(),
         scale_a=scales[:, None],

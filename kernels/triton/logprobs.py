@@ -11,7 +11,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .launch import Dims, Launch
+from .launch import Dims, Launch, ceil_div, next_power_of_2
 
 _TILE = 4096
 _GROUP = 128
@@ -92,12 +92,15 @@ def _report(
     for place in range(num_top):
         best = tl.max(left, axis=0)
         holder = tl.min(tl.where((left == best) & is_group, group, _NO_TOKEN), axis=0)
+        # A row of NaN has none; what it is told must still be within bounds.
+        holder = tl.where(holder == _NO_TOKEN, 0, holder)
         # Of this group those that come after what has been taken: smaller, or as large with a higher id.
         last_taken = tl.max(tl.where(group == holder, taken, -1), axis=0)
         ids = holder * GROUP + tl.arange(0, GROUP)
         found = tl.load(logits + ids, mask=ids < vocab_size, other=float("-inf")).to(tl.float32)
         is_left = (ids < vocab_size) & ((found < best) | ((found == best) & (ids > last_taken)))
         token = tl.min(tl.where(is_left & (found == best), ids, _NO_TOKEN), axis=0)
+        token = tl.minimum(token, vocab_size - 1)
         tl.store(top_ids + row * num_top + place, token.to(tl.int64))
         tl.store(top_logprobs + row * num_top + place, best - total)
         is_left = is_left & (ids != token)
@@ -124,7 +127,7 @@ def _launches(
 ) -> tuple[tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], list[Launch]]:
     """What token_logprobs returns, and what fills it."""
     num_rows, vocab_size = logits.shape
-    num_tiles = triton.cdiv(vocab_size, _TILE)
+    num_tiles = ceil_div(vocab_size, _TILE)
     per_tile = _TILE // _GROUP
 
     def empty(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -145,7 +148,7 @@ def _launches(
         _report,
         (num_rows,),
         (*given, *outputs, vocab_size, num_tiles, num_top),
-        {"PER_TILE": per_tile, "GROUP": _GROUP, "TILES": triton.next_power_of_2(num_tiles)},
+        {"PER_TILE": per_tile, "GROUP": _GROUP, "TILES": next_power_of_2(num_tiles)},
     )
     return outputs, [survey, report]
 

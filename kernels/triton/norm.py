@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 from .fp8 import E4M3, quantised
-from .launch import Dims, Launch
+from .launch import Dims, Launch, ceil_div, next_power_of_2
 
 _WIDEST = 8192
 """What a program holds at once."""
@@ -164,12 +164,12 @@ def _launch(
     scales: torch.Tensor | None,
 ) -> Launch:
     num_rows, width = x.shape
-    block = min(triton.next_power_of_2(width), _WIDEST)
+    block = min(next_power_of_2(width), _WIDEST)
     second = x if residual is None else residual
     rows_at_once = 4 if block <= 256 else 1
     return Launch(
         _rms_norm,
-        (triton.cdiv(num_rows, rows_at_once),),
+        (ceil_div(num_rows, rows_at_once),),
         (
             *(x, x.stride(0), second, second.stride(0), weight, out, width, out if scales is None else scales),
             *(num_rows, width, epsilon),

@@ -12,7 +12,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .launch import Dims, Launch
+from .launch import Dims, Launch, ceil_div
 
 _BLOCK = 1024
 
@@ -27,7 +27,7 @@ class TokenCounts(NamedTuple):
 
 
 def make_counts(num_slots: int, vocab_size: int, device: torch.device) -> TokenCounts:
-    words = triton.cdiv(vocab_size, 32)
+    words = ceil_div(vocab_size, 32)
     return TokenCounts(
         torch.zeros(num_slots, vocab_size, dtype=torch.int32, device=device),
         torch.zeros(num_slots, words, dtype=torch.int32, device=device),
@@ -80,7 +80,7 @@ def remember(counts: TokenCounts, slot: int, token_ids: torch.Tensor, num_prompt
 def _launch(counts: TokenCounts, slot: int, token_ids: torch.Tensor, num_prompt: int) -> Launch:
     return Launch(
         _remember,
-        (triton.cdiv(len(token_ids), _BLOCK),),
+        (ceil_div(len(token_ids), _BLOCK),),
         (token_ids, num_prompt, len(token_ids), counts.outputs[slot], counts.prompt[slot]),
         {"BLOCK": _BLOCK},
     )

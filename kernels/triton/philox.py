@@ -49,7 +49,7 @@ def waiting_of_tile(tile, position, seed):
     The token with the largest weight / time is drawn in proportion to the weights: Gumbel-max without its outer log.
     """
     counters = tile * STRIP + tl.arange(0, STRIP)
-    first, second, third, fourth = tl.philox(seed, counters, position, 0, 0)
+    first, second, third, fourth = tl.philox(seed, counters, position, 0, 0)  # pyright: ignore
     strip = tl.arange(0, NUM_STRIPS)[:, None]
     early = tl.where(strip == 0, first[None, :], second[None, :])
     late = tl.where(strip == 2, third[None, :], fourth[None, :])
@@ -60,7 +60,7 @@ def waiting_of_tile(tile, position, seed):
 def gumbel_of(token_ids, position, seed):
     """Gumbel noise, -log(time), of any token_ids int32, in their shape."""
     counters = token_ids // (NUM_STRIPS * STRIP) * STRIP + token_ids % STRIP
-    first, second, third, fourth = tl.philox(seed, counters, position, 0, 0)
+    first, second, third, fourth = tl.philox(seed, counters, position, 0, 0)  # pyright: ignore
     strip = token_ids // STRIP % NUM_STRIPS
     early = tl.where(strip == 0, first, second)
     late = tl.where(strip == 2, third, fourth)

@@ -11,7 +11,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .launch import Dims, Launch
+from .launch import Dims, Launch, ceil_div, next_power_of_2
 from .penalties import bits_of_tile, penalised
 from .philox import NUM_STRIPS, STRIP, waiting_of_tile
 from .sampling_cuts import draw_after_cuts
@@ -262,7 +262,7 @@ def _launches(
     is_ok: torch.Tensor,
 ) -> list[Launch]:
     num_rows, vocab_size = logits.shape
-    num_tiles = triton.cdiv(vocab_size, TILE)
+    num_tiles = ceil_div(vocab_size, TILE)
     outputs, prompt = state.counts
     cuts = (state.temperature, state.top_k, state.top_p, state.min_p)
     tiles = (workspace.tile_mass, workspace.tile_best, workspace.tile_token, workspace.tile_is_finite)
@@ -291,7 +291,7 @@ def _launches(
         {
             "NUM_CANDIDATES": CANDIDATES,
             "GROUP": GROUP,
-            "TILES": triton.next_power_of_2(num_tiles),
+            "TILES": next_power_of_2(num_tiles),
             "LIST_TILE": TILE,
         },
         num_warps=16,

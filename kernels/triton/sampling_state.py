@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import triton
 
+from .launch import ceil_div
 from .penalties import TokenCounts, make_counts
 
 TILE = 4096
@@ -104,7 +104,7 @@ def make_slots(num_slots: int, vocab_size: int, max_edits: int, device: torch.de
 
 
 def make_workspace(max_rows: int, vocab_size: int, device: torch.device) -> Workspace:
-    tiles = triton.cdiv(vocab_size, TILE)
+    tiles = ceil_div(vocab_size, TILE)
     groups = tiles * TILE // GROUP
 
     def empty(width: int, dtype: torch.dtype) -> torch.Tensor:
