@@ -1,7 +1,8 @@
 """The choice of a backend for each call: by the device its tensors lie on, and by what was asked for.
 
 A backend is a module with the functions of kernels/__init__.py under the same names. The torch
-backend (cpu/) runs on every device and is what another backend must equal; it serves until `use` is called.
+backend (cpu/) runs on every device and is what another backend must equal; it serves the CPU until `use`
+is called, and a GPU where there is no triton.
 """
 
 from __future__ import annotations
@@ -18,8 +19,24 @@ from .cpu.native.build import BuildError
 
 logger = logging.getLogger("quire.kernels")
 
-_backends: dict[str, ModuleType] = {"cpu": cpu, "cuda": cpu}
-_names: dict[str, str] = {"cpu": "torch", "cuda": "torch"}
+_backends: dict[str, ModuleType] = {"cpu": cpu}
+_names: dict[str, str] = {"cpu": "torch"}
+
+
+def serve_gpu() -> None:
+    """Choose what computes on a GPU: Triton's kernels where they can be imported, which takes a second."""
+    _backends["cuda"], _names["cuda"] = cpu, "torch"
+    if not torch.cuda.is_available():
+        return
+    try:
+        from . import triton
+    except ImportError as error:
+        logger.warning("computing with torch's kernels, not Triton's: %s", error)
+    else:
+        _backends["cuda"], _names["cuda"] = triton, "triton"
+
+
+serve_gpu()
 
 
 def backend_of(tensor: torch.Tensor) -> ModuleType:

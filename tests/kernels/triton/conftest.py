@@ -32,7 +32,7 @@ if MODE == "interp":
 
 from guards import Guards  # noqa: E402
 
-_GATE = ("test_compile.py", "test_interpreted.py")
+_GATE = ("test_compile.py", "test_launch.py", "test_interpreted.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -41,7 +41,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             continue
         if MODE == "interp" and item.path.name in _GATE:
             item.add_marker(pytest.mark.skip(reason="triton is interpreted in this process"))
-        if MODE == "aot" and item.path.name != "test_compile.py":
+        if MODE == "aot" and item.path.name not in _GATE[:2]:
             item.add_marker(pytest.mark.skip(reason="only the compile gate was asked for"))
 
 
