@@ -47,7 +47,6 @@ struct Call {
 constexpr float kLog2E = 1.44269504f;
 constexpr int64_t kMaxHeadDim = 512;
 constexpr int64_t kMaxPart = 256;   // tokens of a part; attention.py cuts
-constexpr int64_t kMaxTile = 144;   // query tokens x query heads of a kv head of a tile; at least one token
 constexpr int64_t kPartialExtra = 2;  // the greatest score and the sum of the weights
 
 // Where a row's tokens lie in the cache of one kv head, as element offsets.
