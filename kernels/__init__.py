@@ -12,8 +12,9 @@ from collections.abc import Collection
 import torch
 import torch.nn.functional as F
 
+from . import cpu
 from .cpu.linear import PackedWeight
-from .cpu.linear_choice import LinearChoice, choose
+from .cpu.linear_choice import LinearChoice, choose, choose_quantized
 from .cpu.native.build import BuildError
 from .cpu.weight_memory import empty_weight
 from .dispatch import backend_name, backend_of, use
@@ -50,14 +51,21 @@ __all__ = [
 
 
 def choose_linear(
-    shapes: Collection[tuple[int, int]], device: torch.device, dtype: torch.dtype, wanted: str = "auto"
+    shapes: Collection[tuple[int, int]],
+    device: torch.device,
+    dtype: torch.dtype,
+    wanted: str = "auto",
+    quantization: str = "none",
 ) -> LinearChoice:
     """How a model's weights of `shapes` (out, in) are to be packed: auto | native | onednn | plain.
 
-    auto may take a fraction of a second for a trial. Raises ValueError where what is wanted cannot be had.
+    quantization: none | int8. auto may take a fraction of a second for a trial, among what is not quantised.
+    Raises ValueError where what is wanted cannot be had.
     """
-    kinds = backend_of(torch.empty(0, device=device)).linear_kinds(device, dtype)
-    return choose(kinds, shapes, dtype, wanted)
+    backend = backend_of(torch.empty(0)) if device.type == "cpu" else cpu
+    if quantization == "int8":
+        return choose_quantized(backend.int8_kinds(device), dtype, wanted)
+    return choose(backend.linear_kinds(device, dtype), shapes, dtype, wanted)
 
 
 def pack_linear(weight: torch.Tensor) -> PackedWeight:

@@ -172,6 +172,14 @@ class WorkerConfig(ServiceConfig, frozen=True, kw_only=True):
             choices=("auto", "native", "onednn", "plain"),
         ),
     ] = "auto"
+    quantization: Annotated[
+        str,
+        Flag(
+            "int8: weights of one byte, quantised while loading, and products of whole numbers; CPU only",
+            "model",
+            choices=("none", "int8"),
+        ),
+    ] = "none"
     threads: Annotated[
         int | None,
         Flag("CPU threads of the forward pass; absent: the CPUs it may use, one for a tiny model", "model", ge=1),

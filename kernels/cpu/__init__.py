@@ -4,7 +4,7 @@ from .activation import gated_activation
 from .attention import paged_attention
 from .blocks import copy_blocks
 from .inputs import append_tokens, prepare_inputs
-from .linear import linear, linear_kinds, pack_linear
+from .linear import int8_kinds, linear, linear_kinds, pack_linear
 from .norm import add_rms_norm, rms_norm
 from .penalties import apply_penalties
 from .rotary import rope_and_cache
@@ -17,6 +17,7 @@ __all__ = [
     "copy_blocks",
     "gated_activation",
     "greedy",
+    "int8_kinds",
     "linear",
     "linear_kinds",
     "pack_linear",

@@ -12,6 +12,8 @@ from typing import Protocol, TypeAlias
 import torch
 import torch.nn.functional as F
 
+from .linear_int8 import Int8Weight
+
 _TYPICAL_ROWS = 16
 """What the layout is chosen for; any other number works as well."""
 
@@ -87,6 +89,11 @@ def linear_kinds(device: torch.device, dtype: torch.dtype) -> Mapping[str, Pack]
     if device.type != "cpu" or not torch.backends.mkldnn.is_available() or not is_fit:
         return {"plain": PlainWeight}
     return {"onednn": OneDNNWeight, "plain": PlainWeight}
+
+
+def int8_kinds(device: torch.device) -> Mapping[str, Pack]:
+    """The same for weights that are quantised when they are packed; empty where that cannot be."""
+    return {"plain": Int8Weight} if device.type == "cpu" else {}
 
 
 def pack_linear(weight: torch.Tensor) -> PackedWeight:

@@ -41,9 +41,7 @@ def choose(
     Raises ValueError where what is wanted cannot be had.
     """
     if wanted != "auto":
-        if wanted not in kinds:
-            raise ValueError(f"there are no {wanted} linear layers for {dtype} here, only {', '.join(kinds)}")
-        return LinearChoice(wanted, kinds[wanted], wanted)
+        return _wanted(kinds, str(dtype), wanted)
     likely = next(iter(kinds))
     if likely != "native" or not shapes:
         return LinearChoice(likely, kinds[likely], likely)
@@ -52,6 +50,22 @@ def choose(
     gain = (math.prod(seconds[likely]) / math.prod(seconds[best])) ** (1 / len(_TRIAL_ROWS))
     name = best if gain > _CLEARLY else likely
     return LinearChoice(name, kinds[name], _summary(name, seconds))
+
+
+def choose_quantized(kinds: Mapping[str, Pack], dtype: torch.dtype, wanted: str) -> LinearChoice:
+    """The same of int8 weights, of which none is tried: torch's is there for want of a better one."""
+    if not kinds:
+        raise ValueError("there are int8 weights on a CPU only")
+    if wanted == "auto":
+        wanted = next(iter(kinds))
+    choice = _wanted(kinds, f"{dtype} by int8", wanted)
+    return choice._replace(name=f"{wanted} int8", summary=f"{wanted} int8")
+
+
+def _wanted(kinds: Mapping[str, Pack], what: str, wanted: str) -> LinearChoice:
+    if wanted not in kinds:
+        raise ValueError(f"there are no {wanted} linear layers for {what} here, only {', '.join(kinds)}")
+    return LinearChoice(wanted, kinds[wanted], wanted)
 
 
 def _trial(

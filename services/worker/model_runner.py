@@ -45,6 +45,7 @@ class ModelRunner:
         threads: int | None = None,
         on_progress: Callable[[int, int], None] = lambda done, total: None,
         linear: str = "auto",
+        quantization: str = "none",
     ) -> None:
         self.config = model_files.read_model_config(folder)
         self.eos_token_ids = model_files.eos_token_ids(folder)
@@ -56,7 +57,7 @@ class ModelRunner:
         with torch.inference_mode():
             self.model = build_model(self.config, self.placement)
             targets = self.model.targets()
-            self._linear_choice = choose_linear(self.model, self.placement, linear)
+            self._linear_choice = choose_linear(self.model, self.placement, linear, quantization)
             packing = Packing(self.model, targets, self._linear_choice)
             load_weights(entries, targets, self.config.tie_word_embeddings, on_progress, packing.filled)
             self.weight_bytes = packing.weight_bytes()

@@ -50,14 +50,14 @@ class Packing:
         return self._plain_bytes + packed + (embedding.nbytes if is_twice else 0)
 
 
-def choose_linear(model: Decoder, placement: Placement, wanted: str) -> kernels.LinearChoice:
-    """What multiplies the layers of a model that is not packed yet; `wanted` as of --linear. Raises DeviceError."""
+def choose_linear(model: Decoder, placement: Placement, wanted: str, quantization: str) -> kernels.LinearChoice:
+    """What multiplies the layers of a model not packed yet, by --linear and --quantization. Raises DeviceError."""
     weights = [linear.weight for linear in model.linears() if linear is not model.head]
     shapes = {(weight.shape[0], weight.shape[1]) for weight in weights if isinstance(weight, torch.Tensor)}
     try:
-        choice = kernels.choose_linear(shapes, placement.device, placement.dtype, wanted)
+        choice = kernels.choose_linear(shapes, placement.device, placement.dtype, wanted, quantization)
     except ValueError as error:
-        raise DeviceError(f"--linear {wanted}: {error}") from error
+        raise DeviceError(f"--linear {wanted} --quantization {quantization}: {error}") from error
     logger.info("linear layers: %s", choice.summary)
     return choice
 

@@ -64,7 +64,9 @@ class Loading(threading.Thread):
             self._begin("kernels", "preparing the kernels")
             choose_kernels(config.kernels, config.device)
             self._begin("weights", "loading weights")
-            self.runner = ModelRunner(folder, config.device, config.dtype, config.threads, self._note, config.linear)
+            self.runner = ModelRunner(
+                folder, config.device, config.dtype, config.threads, self._note, config.linear, config.quantization
+            )
             self._phases.end()
         except BaseException as error:  # told by the main thread
             self.error = error

@@ -14,6 +14,7 @@ from .. import (
 from .attention import paged_attention
 from .elementwise import add_rms_norm, gated_activation, rms_norm, rope_and_cache
 from .linear_bfloat16 import linear_kinds, pack_linear
+from .linear_int8 import int8_kinds
 from .sampling import greedy, rows_are_finite, sample, token_logprobs
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "copy_blocks",
     "gated_activation",
     "greedy",
+    "int8_kinds",
     "linear",
     "linear_kinds",
     "pack_linear",

@@ -16,7 +16,7 @@ from ..linear import linear_kinds as torch_linear_kinds
 from ..weight_memory import empty_weight
 from .library import LONG, POINTER, function
 
-_panel_columns = function("panel_columns", returns=LONG)
+panel_columns = function("panel_columns", returns=LONG)
 _pack = function("pack_bf16", POINTER, LONG, LONG, POINTER)
 _rows = function("rows_bf16", POINTER, LONG, LONG, POINTER, LONG, POINTER, returns=ctypes.c_bool)
 _linear = function("linear_bf16", POINTER, LONG, LONG, POINTER, LONG, LONG, POINTER, POINTER, ctypes.c_bool)
@@ -32,7 +32,7 @@ class PanelWeight:
     def __init__(self, weight: torch.Tensor) -> None:
         weight = weight.contiguous()
         self._out_size, self._in_size = weight.shape
-        columns = _panel_columns()
+        columns = panel_columns()
         shape = (-(-self._out_size // columns), -(-self._in_size // 2), columns, 2)
         self._panels = empty_weight(shape, BFLOAT16)
         self._address = self._panels.data_ptr()

@@ -81,5 +81,5 @@ def test_a_tied_embedding_is_held_once_where_rows_can_be_read_from_the_head(tmp_
 
 def test_a_kind_that_cannot_be_had_is_named_with_its_flag(tmp_path):
     model = build_model(model_files.read_model_config(make_checkpoint("qwen3", tmp_path)), CPU)
-    with pytest.raises(DeviceError, match=r"--linear native: there are no native linear layers for torch.float32"):
-        choose_linear(model, CPU, "native")
+    with pytest.raises(DeviceError, match=r"--linear native --quantization none: .* for torch.float32"):
+        choose_linear(model, CPU, "native", "none")
