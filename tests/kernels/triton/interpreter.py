@@ -70,13 +70,13 @@ def install() -> None:
             filling = np.zeros_like(pointers.data, dtype=memory)
         else:
             filling = encode(other.data, dtype) if dtype in _STORAGE else other.data
-        loaded = interpreter._interpreter.load(pointers.data, mask.data, filling, memory)
+        loaded = interpreter._interpreter.load(pointers.data, mask.data.astype(bool), filling, memory)
         return Handle(decode(loaded, dtype) if dtype in _STORAGE else loaded, dtype)
 
     def store(self: Any, pointers: Any, value: Any, mask: Any, *hints: Any) -> Any:
         dtype = pointers.get_element_ty()
         data = encode(value.data, dtype) if dtype in _STORAGE else value.data
-        return interpreter._interpreter.store(pointers.data, data, mask.data)
+        return interpreter._interpreter.store(pointers.data, data, mask.data.astype(bool))
 
     def convert(self: Any, source: Any, target: Any) -> Any:
         if not (_is_held(source.dtype) or _is_held(target)):

@@ -21,7 +21,7 @@ class Case(NamedTuple):
     keys: torch.Tensor
     values: torch.Tensor
     batch: RaggedBatch
-    """On the device, entries of the tables past a row's end are no blocks."""
+    """On the device, entries of the tables past a row's end, and before all its windows, are no blocks."""
     expected: torch.Tensor
 
 
@@ -48,6 +48,8 @@ def make_case(
     caches = [torch.full((num_blocks, num_kv_heads, block_size, head_dim), torch.nan) for _ in range(2)]
     for row, (width, seq_len) in enumerate(zip(widths.tolist(), seq_lens.tolist(), strict=True)):
         host_tables[row, :width] = tables[row, :width] = [free.pop() for _ in range(width)]
+        if window:
+            tables[row, : max(0, rows[row][1] - window + 1) // block_size] = poison(torch.int32)
         positions = torch.arange(seq_len)
         blocks = torch.from_numpy(host_tables[row])[positions // block_size].long()
         for cache in caches:
@@ -106,7 +108,7 @@ def test_scales_of_an_fp8_cache_are_applied(backend, guards) -> None:
 
 
 def test_queries_may_lie_in_wider_rows(backend, guards) -> None:
-    case = make_case(MIXED, (4, 2, 32), 16, ("float32", "float32"), guards)
+    case = make_case([(1, 20), (3, 9)], (4, 2, 32), 16, ("float32", "float32"), guards)
     wide = guards.empty(case.q.shape[0], 8, 32)
     wide[:, :4] = case.q
     out = backend.paged_attention(wide[:, :4], case.keys, case.values, case.batch, SCALE, None)
