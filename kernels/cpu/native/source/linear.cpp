@@ -7,6 +7,7 @@ namespace {
 
 struct Bfloat16Dot {
     using Sum = Vec;
+    static constexpr int TILE = TILE_ROWS;
     static inline Sum zero() { return quire::zero(); }
     static inline Sum add(Sum sum, Ints weight, Ints x) {
 #if defined(__AVX512BF16__)

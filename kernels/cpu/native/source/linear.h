@@ -140,7 +140,7 @@ Sum* partial_sums() {
 // Rows [start, end), at most BLOCK_ROWS, with one panel: finish(row, vector, sum) for each.
 template <class Dot, class Finish>
 void panel_product(const Product& product, const uint32_t* panel, long start, long end, const Finish& finish) {
-    const long rows = end - start, tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;
+    const long rows = end - start, tiles = (rows + Dot::TILE - 1) / Dot::TILE;
     const bool is_blocked = tiles > 1 && product.groups > BLOCK_GROUPS;
     const long step = is_blocked ? BLOCK_GROUPS : product.groups;
     auto* partial = is_blocked ? partial_sums<typename Dot::Sum>() : nullptr;
@@ -148,7 +148,7 @@ void panel_product(const Product& product, const uint32_t* panel, long start, lo
         const long last = std::min(first + step, product.groups);
         for (long t = 0; t < tiles; ++t) {
             const long row = rows * t / tiles, size = rows * (t + 1) / tiles - row;
-            tile_of<Dot>(size, std::make_integer_sequence<int, TILE_ROWS>(), product, panel, start + row, first, last,
+            tile_of<Dot>(size, std::make_integer_sequence<int, Dot::TILE>(), product, panel, start + row, first, last,
                          is_blocked ? partial + row * VECTORS : nullptr, finish);
         }
     }
