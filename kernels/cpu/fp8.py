@@ -14,6 +14,8 @@ import torch.nn.functional as F
 E4M3 = torch.float8_e4m3fn
 LARGEST = 448.0
 """The largest e4m3 number."""
+_ROWS_AT_ONCE = 1024
+"""Of a weight that is packed: in float32 a whole head would take much memory."""
 
 
 class Fp8Weight(NamedTuple):
@@ -23,7 +25,7 @@ class Fp8Weight(NamedTuple):
     """float32 [out]: the weight is weight * scales."""
 
 
-def quantise_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def quantize_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """x [T, H] as (e4m3 [T, H], scales float32 [T]): the largest of a row becomes 448. A row of zeros has scale 1.
 
     A row with an infinity or a NaN stays one that is not finite.
@@ -36,15 +38,16 @@ def quantise_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 def pack_fp8(weight: torch.Tensor) -> Fp8Weight:
     """A weight [out, in] for `linear_fp8`; half its memory, or a quarter."""
-    return Fp8Weight(*quantise_rows(weight))
+    parts = [quantize_rows(part) for part in weight.split(_ROWS_AT_ONCE)]
+    return Fp8Weight(torch.cat([numbers for numbers, _ in parts]), torch.cat([scales for _, scales in parts]))
 
 
 def linear_fp8(x: torch.Tensor, packed: Fp8Weight, bias: torch.Tensor | None) -> torch.Tensor:
     """x [T, in] @ weight^T + bias [out]. Returns [T, out] of x's type."""
-    return linear_quantised(*quantise_rows(x), packed, bias, x.dtype)
+    return linear_quantized(*quantize_rows(x), packed, bias, x.dtype)
 
 
-def linear_quantised(
+def linear_quantized(
     x: torch.Tensor, scales: torch.Tensor, packed: Fp8Weight, bias: torch.Tensor | None, dtype: torch.dtype
 ) -> torch.Tensor:
     """As linear_fp8, of activations that are already e4m3 [T, in] with scales [T]. Returns [T, out] of `dtype`."""

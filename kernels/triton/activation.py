@@ -10,7 +10,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .fp8 import E4M3, quantised
+from .fp8 import E4M3, quantized
 from .launch import Dims, Launch, ceil_div, next_power_of_2
 
 _SILU, _GELU, _GELU_TANH = 0, 1, 2
@@ -57,7 +57,7 @@ def _gated_activation_fp8(
     if IS_WHOLE:
         is_in = columns < width
         values = _gated(x, columns, is_in, width, KIND)
-        values, scale = quantised(values, tl.max(tl.abs(values), axis=0))
+        values, scale = quantized(values, tl.max(tl.abs(values), axis=0))
         tl.store(out + columns, values.to(out.dtype.element_ty), mask=is_in)
         tl.store(scales + row, scale)
     else:
@@ -68,7 +68,7 @@ def _gated_activation_fp8(
         largest = tl.max(seen, axis=0)
         for start in range(0, width, BLOCK):
             at = start + columns
-            values, scale = quantised(_gated(x, at, at < width, width, KIND), largest)
+            values, scale = quantized(_gated(x, at, at < width, width, KIND), largest)
             tl.store(out + at, values.to(out.dtype.element_ty), mask=at < width)
             tl.store(scales + row, scale)
 

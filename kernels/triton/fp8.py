@@ -11,10 +11,10 @@ import triton
 import triton.language as tl
 
 from ..cpu import fp8 as specification
-from ..cpu.fp8 import E4M3, Fp8Weight, pack_fp8
+from ..cpu.fp8 import E4M3, Fp8Weight
 from .launch import Dims, Launch, next_power_of_2
 
-__all__ = ["E4M3", "Fp8Weight", "has_fp8", "linear_fp8", "linear_quantised", "pack_fp8", "quantise_rows", "quantised"]
+__all__ = ["E4M3", "Fp8Weight", "has_fp8", "linear_fp8", "linear_quantized", "pack_fp8", "quantize_rows", "quantized"]
 
 _LARGEST = tl.constexpr(448.0)
 _WIDEST = 8192
@@ -23,14 +23,14 @@ _ALIGNMENT = 16
 
 
 @triton.jit
-def quantised(values, largest):
+def quantized(values, largest):
     """(values in units of the scale, the scale), both float32: `largest` of the row becomes 448."""
     scale = tl.where(largest == 0.0, 1.0, largest / _LARGEST)
     return values / scale, scale
 
 
 @triton.jit
-def _quantise_rows(x, x_stride, out, scales, width, IS_WHOLE: tl.constexpr, BLOCK: tl.constexpr):
+def _quantize_rows(x, x_stride, out, scales, width, IS_WHOLE: tl.constexpr, BLOCK: tl.constexpr):
     """Grid: rows. A row that is wider than the tile is read twice."""
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
@@ -38,7 +38,7 @@ def _quantise_rows(x, x_stride, out, scales, width, IS_WHOLE: tl.constexpr, BLOC
     out += row * width
     if IS_WHOLE:
         values = tl.load(x + columns, mask=columns < width, other=0.0).to(tl.float32)
-        values, scale = quantised(values, tl.max(tl.abs(values), axis=0))  # pyright: ignore[reportGeneralTypeIssues]
+        values, scale = quantized(values, tl.max(tl.abs(values), axis=0))  # pyright: ignore[reportGeneralTypeIssues]
         tl.store(out + columns, values.to(out.dtype.element_ty), mask=columns < width)
         tl.store(scales + row, scale)
     else:
@@ -49,12 +49,12 @@ def _quantise_rows(x, x_stride, out, scales, width, IS_WHOLE: tl.constexpr, BLOC
         largest = tl.max(seen, axis=0)
         for start in range(0, width, BLOCK):
             at = start + columns
-            values, scale = quantised(tl.load(x + at, mask=at < width, other=0.0).to(tl.float32), largest)
+            values, scale = quantized(tl.load(x + at, mask=at < width, other=0.0).to(tl.float32), largest)
             tl.store(out + at, values.to(out.dtype.element_ty), mask=at < width)
             tl.store(scales + row, scale)
 
 
-def quantise_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def quantize_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """x [T, H] as (e4m3 [T, H], scales float32 [T])."""
     x = x if x.stride(1) == 1 else x.contiguous()
     num_rows, width = x.shape
@@ -70,7 +70,7 @@ def _launch(x: torch.Tensor, out: torch.Tensor, scales: torch.Tensor) -> Launch:
     num_rows, width = x.shape
     block = min(next_power_of_2(width), _WIDEST)
     return Launch(
-        _quantise_rows,
+        _quantize_rows,
         (num_rows,),
         (x, x.stride(0), out, scales, width),
         {"IS_WHOLE": width <= block, "BLOCK": block},
@@ -92,20 +92,25 @@ def has_fp8(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9)
 
 
+def pack_fp8(weight: torch.Tensor) -> Fp8Weight:
+    """A weight [out, in] for `linear_fp8`."""
+    return Fp8Weight(*quantize_rows(weight)) if has_fp8(weight.device) else specification.pack_fp8(weight)
+
+
 def linear_fp8(x: torch.Tensor, packed: Fp8Weight, bias: torch.Tensor | None) -> torch.Tensor:
     """x [T, in] @ weight^T + bias [out] of x's type; x is quantised by row on the way."""
     if has_fp8(x.device):
-        return linear_quantised(*quantise_rows(x), packed, bias, x.dtype)
+        return linear_quantized(*quantize_rows(x), packed, bias, x.dtype)
     return specification.linear_fp8(x, packed, bias)
 
 
-def linear_quantised(
+def linear_quantized(
     x: torch.Tensor, scales: torch.Tensor, packed: Fp8Weight, bias: torch.Tensor | None, dtype: torch.dtype
 ) -> torch.Tensor:
     """As linear_fp8, of activations that a norm or an activation has already quantised. Returns [T, out]."""
     rows, columns = packed.weight.shape
-    if rows % _ALIGNMENT or columns % _ALIGNMENT or not has_fp8(x.device):
-        return specification.linear_quantised(x, scales, packed, bias, dtype)
+    if rows % _ALIGNMENT or columns % _ALIGNMENT or not len(x) or not has_fp8(x.device):
+        return specification.linear_quantized(x, scales, packed, bias, dtype)
     # Scales by row need a bfloat16 result; other types are rounded to it on the way.
     product = torch._scaled_mm(  # pyright: ignore[reportPrivateImportUsage]
         x,

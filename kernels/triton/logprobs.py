@@ -18,7 +18,7 @@ _GROUP = 128
 _NO_TOKEN = tl.constexpr(2**31 - 1)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["token_ids"])
 def _survey(
     logits,
     logits_stride,
@@ -49,7 +49,7 @@ def _survey(
     tl.store(tile_above + at, tl.sum((values > chosen).to(tl.int32), axis=0))
 
 
-@triton.jit(do_not_specialize=["num_top"])
+@triton.jit(do_not_specialize=["num_top"], do_not_specialize_on_alignment=["token_ids"])
 def _report(
     logits,
     logits_stride,

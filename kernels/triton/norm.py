@@ -10,7 +10,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .fp8 import E4M3, quantised
+from .fp8 import E4M3, quantized
 from .launch import Dims, Launch, ceil_div, next_power_of_2
 
 _WIDEST = 8192
@@ -31,7 +31,7 @@ def _rms_norm(
     width,
     epsilon,
     HAS_RESIDUAL: tl.constexpr,
-    IS_QUANTISED: tl.constexpr,
+    IS_QUANTIZED: tl.constexpr,
     IS_WHOLE: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -49,8 +49,8 @@ def _rms_norm(
         factor = tl.rsqrt(tl.sum(values * values, axis=1, keep_dims=True) / width + epsilon)
         gain = tl.load(weight + columns, mask=columns < width, other=0.0).to(tl.float32)
         values = values * factor * gain
-        if IS_QUANTISED:
-            values, scale = quantised(values, tl.max(tl.abs(values), axis=1, keep_dims=True))
+        if IS_QUANTIZED:
+            values, scale = quantized(values, tl.max(tl.abs(values), axis=1, keep_dims=True))
             tl.store(scales + row, scale, mask=is_row)
         tl.store(out + columns, values.to(out.dtype.element_ty), mask=is_in)
     else:
@@ -65,19 +65,19 @@ def _rms_norm(
         tl.debug_barrier()
         source = residual if HAS_RESIDUAL else x
         largest = tl.zeros([ROWS, 1], tl.float32)
-        if IS_QUANTISED:
+        if IS_QUANTIZED:
             for start in range(0, width, BLOCK):
                 at = start + columns
                 values = _normed(source, weight, at, is_row & (at < width), factor)
                 largest = tl.maximum(largest, tl.max(tl.abs(values), axis=1, keep_dims=True))
-            _, scale = quantised(largest, largest)
+            _, scale = quantized(largest, largest)
             tl.store(scales + row, scale, mask=is_row)
         for start in range(0, width, BLOCK):
             at = start + columns
             is_in = is_row & (at < width)
             values = _normed(source, weight, at, is_in, factor)
-            if IS_QUANTISED:
-                values, _ = quantised(values, largest)
+            if IS_QUANTIZED:
+                values, _ = quantized(values, largest)
             tl.store(out + at, values.to(out.dtype.element_ty), mask=is_in)
 
 
@@ -176,7 +176,7 @@ def _launch(
         ),
         {
             "HAS_RESIDUAL": residual is not None,
-            "IS_QUANTISED": scales is not None,
+            "IS_QUANTIZED": scales is not None,
             "IS_WHOLE": width <= block,
             "ROWS": rows_at_once,
             "BLOCK": block,

@@ -46,7 +46,7 @@ def _edited(values, token_ids, first, last, position, ids, additions, until, num
     return values
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["edits_stride"], do_not_specialize_on_alignment=["slots", "grammar_rows"])
 def _pass(
     logits,
     logits_stride,
@@ -147,7 +147,7 @@ def _pass(
         tl.store(tile_best + at, best)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["slots", "token_ids", "is_ok"])
 def _finish(
     slots,
     temperatures,

@@ -27,8 +27,8 @@ def make(rows: int, width: int, dtype: torch.dtype) -> torch.Tensor:
 @pytest.mark.parametrize(("rows", "width"), [(4, 100), (1, 1024), (3, 8200), (2, 1)])
 def test_rows_are_quantised_each_on_its_own_scale(rows, width, dtype, module, guards) -> None:
     x = make(rows, width, dtype)
-    numbers, scales = (tensor.cpu() for tensor in module.quantise_rows(guards.put(x)))
-    expected, expected_scales = fp8.quantise_rows(x)
+    numbers, scales = (tensor.cpu() for tensor in module.quantize_rows(guards.put(x)))
+    expected, expected_scales = fp8.quantize_rows(x)
     torch.testing.assert_close(scales, expected_scales, rtol=1e-6, atol=0)
     # A last digit of the quotient may fall on the other side of a middle.
     is_other = numbers.view(torch.uint8) != expected.view(torch.uint8)
@@ -40,7 +40,7 @@ def test_zeros_and_what_is_not_finite(module, guards) -> None:
     x = torch.zeros(4, 40)
     x[1, 3], x[2, 5], x[2, 6] = torch.nan, torch.inf, 1.0
     x[3] = 5.0
-    numbers, scales = (tensor.cpu() for tensor in module.quantise_rows(guards.put(x)))
+    numbers, scales = (tensor.cpu() for tensor in module.quantize_rows(guards.put(x)))
     values = numbers.float() * scales[:, None]
     assert values[0].eq(0).all() and not values[1].isfinite().all() and not values[2].isfinite().all()
     torch.testing.assert_close(values[3], x[3])
@@ -50,9 +50,9 @@ def test_rows_may_lie_further_apart_than_they_are_wide(module, guards) -> None:
     x = make(3, 48, torch.float32)
     wide = guards.empty(3, 99)
     wide[:, 1:49] = x.to(wide.device)
-    numbers, _ = module.quantise_rows(wide[:, 1:49])
-    assert torch.equal(numbers.cpu().float(), fp8.quantise_rows(x)[0].float())
-    assert module.quantise_rows(guards.put(x[:0]))[0].shape == (0, 48)
+    numbers, _ = module.quantize_rows(wide[:, 1:49])
+    assert torch.equal(numbers.cpu().float(), fp8.quantize_rows(x)[0].float())
+    assert module.quantize_rows(guards.put(x[:0]))[0].shape == (0, 48)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
@@ -81,3 +81,20 @@ def test_float16_sums_do_not_overflow(module, guards) -> None:
     weight = torch.full((16, 4096), 0.5, dtype=torch.float16)
     out = module.linear_fp8(guards.put(x), module.pack_fp8(guards.put(weight)), None)
     torch.testing.assert_close(out.cpu(), torch.full((1, 16), 1024.0, dtype=torch.float16), rtol=4e-3, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_the_fused_product_takes_the_scales_as_they_come(dtype, mode, guards, monkeypatch) -> None:
+    """torch's fused product runs on a CPU too: what a GPU will be called with is tried here."""
+    if mode == "ref":
+        pytest.skip("the specification calls no fused product")
+    from quire.kernels.triton import fp8 as ours
+
+    monkeypatch.setattr(ours, "has_fp8", lambda device: True)
+    x, weight = make(3, 64, dtype), make(48, 64, dtype)
+    packed = ours.pack_fp8(guards.put(weight))
+    for bias in (None, torch.ones(48, dtype=dtype)):
+        out = ours.linear_fp8(guards.put(x), packed, None if bias is None else guards.put(bias))
+        expected = fp8.linear_fp8(x, fp8.pack_fp8(weight), bias)
+        assert out.dtype == dtype and relative_error(out, expected.float()) < 6e-3
+    assert ours.linear_fp8(guards.put(x[:0]), packed, None).shape == (0, 48)

@@ -65,14 +65,14 @@ def test_the_quantised_result_is_the_result_quantised(rows, width, mode, guards)
     x, residual, weight = make(rows, width, torch.bfloat16)
     x[0, 0] = 0.0
     given = guards.put(x), guards.put(weight)
-    assert_quantised(*rms_norm_fp8(*given, EPSILON), cpu.rms_norm(x.float(), weight.float(), EPSILON))
+    assert_quantized(*rms_norm_fp8(*given, EPSILON), cpu.rms_norm(x.float(), weight.float(), EPSILON))
     ours = guards.put(residual)
-    quantised = add_rms_norm_fp8(given[0], ours, given[1], EPSILON)
+    quantized = add_rms_norm_fp8(given[0], ours, given[1], EPSILON)
     assert torch.equal(ours.cpu(), residual + x)
-    assert_quantised(*quantised, cpu.rms_norm(ours.cpu().float(), weight.float(), EPSILON))
+    assert_quantized(*quantized, cpu.rms_norm(ours.cpu().float(), weight.float(), EPSILON))
 
 
-def assert_quantised(numbers: torch.Tensor, scales: torch.Tensor, exact: torch.Tensor) -> None:
+def assert_quantized(numbers: torch.Tensor, scales: torch.Tensor, exact: torch.Tensor) -> None:
     """Scales to float32's digits, and each number to half a step of e4m3: 1/16 of it, or of the least normal one."""
     numbers, scales = numbers.cpu().float(), scales.cpu()
     torch.testing.assert_close(scales, exact.abs().amax(-1) / 448, rtol=1e-5, atol=0)
