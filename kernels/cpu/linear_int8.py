@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import torch
 
-_CHUNK_ROWS = 1024
+from .weight_memory import empty_weight
+
+_CHUNK_SIZE = 1 << 18
+"""Weights in float32 at once: little, so that the heap that freed ones leave behind stays small."""
 _LEAST = 1e-30
 """A row of nothing greater is taken for 0."""
 
@@ -29,10 +32,11 @@ def quantize_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 def quantize_weight(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The same, some rows at a time: in float32 a whole head would take much memory."""
-    quantized = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
+    quantized = empty_weight(tuple(weight.shape), torch.int8)
     scales = torch.empty(len(weight), dtype=torch.float32, device=weight.device)
-    for start in range(0, len(weight), _CHUNK_ROWS):
-        part = slice(start, start + _CHUNK_ROWS)
+    step = max(1, _CHUNK_SIZE // max(1, weight.shape[1]))
+    for start in range(0, len(weight), step):
+        part = slice(start, start + step)
         quantized[part], scales[part] = quantize_rows(weight[part])
     return quantized, scales
 
