@@ -23,6 +23,10 @@ _KEYS_AT_MOST = 16384
 """Of one program of a decode launch, where there can be so many splits: one long row must not hold up the step."""
 _MIN_TILES = 2
 """Of a split; with less there is more to merge than to gain."""
+_IS_MERGING = False
+"""Whether the last split of a block merges them all, instead of a launch of its own. Right in the interpreter, where
+nothing runs at once; to be turned on once a GPU has shown that it is right there, and faster."""
+_NUM_ARRIVALS = 1 << 16
 _LOG2_E = math.log2(math.e)
 
 
@@ -96,6 +100,12 @@ def num_splits(num_programs: int, num_keys: int, tile: int, processors: int) -> 
     return min(next_power_of_2(wanted), next_power_of_2(possible), _MAX_SPLITS)
 
 
+@cache
+def _arrivals(device: torch.device) -> torch.Tensor:
+    """Zeros whenever no launch runs; of one stream at a time."""
+    return torch.zeros(_NUM_ARRIVALS, dtype=torch.int32, device=device)
+
+
 class _Rows(NamedTuple):
     """Some rows of a step, all of one variant."""
 
@@ -161,12 +171,14 @@ def _attend(
     workspace = torch.empty(num_partials * (heads.head_dim + 2), dtype=torch.float32, device=q.device)
     arguments = (
         *(q, key_cache, value_cache, rows.block_tables, rows.cu_q, rows.seq_lens, out, workspace),
-        *(*numbers, rows.num_rows, num_partials),
+        *(_arrivals(q.device), *numbers, rows.num_rows, num_partials),
         *(q.stride(0), key_cache.stride(0), rows.block_tables.stride(0)),
     )
     grid = (num_blocks, heads.num_kv_heads, splits)
+    is_merging = _IS_MERGING and num_blocks * heads.num_kv_heads <= _NUM_ARRIVALS
+    constants = {**constants, "IS_MERGING": is_merging}
     Launch(attention, grid, arguments, constants, tiles.num_warps, tiles.num_stages, expects).run()
-    if splits > 1:
+    if splits > 1 and not is_merging:
         first = 0 if is_decode else q.shape[0] - rows.num_tokens
         _merge((workspace, out), numbers[1], num_partials, splits, heads, (first, rows.num_tokens)).run()
 
@@ -194,7 +206,7 @@ def launches(dims: Dims) -> list[Launch]:
     heads = Heads(dims.dtype, dims.num_heads, dims.num_kv_heads, dims.head_dim, dims.block_size)
     arguments = (
         *(dims.dtype, dims.cache_dtype, dims.cache_dtype, torch.int32, torch.int32, torch.int32),
-        *(dims.dtype, torch.float32, 1.0, 1.0, 2, 2),
+        *(dims.dtype, torch.float32, torch.int32, 1.0, 1.0, 2, 2),
         (dims.num_heads + 2 * dims.num_kv_heads) * dims.head_dim,
         dims.num_kv_heads * dims.block_size * dims.head_dim,
         2,
@@ -203,6 +215,7 @@ def launches(dims: Dims) -> list[Launch]:
     for window in dims.windows:
         for is_decode in (True, False):
             tiles, constants, expects = _variant(heads, window, is_decode)
+            constants = {**constants, "IS_MERGING": _IS_MERGING}
             grid = (1, dims.num_kv_heads, 1)
             found.append(Launch(attention, grid, arguments, constants, tiles.num_warps, tiles.num_stages, expects))
     return found

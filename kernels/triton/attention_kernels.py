@@ -90,6 +90,52 @@ def _attend(
     return total, highest, weight
 
 
+@triton.jit
+def _merge_when_last(
+    arrived,
+    num_live,
+    total,
+    highest,
+    weight,
+    totals,
+    after,
+    num_partials,
+    partial,
+    split,
+    outs,
+    value_scale,
+    is_query,
+    is_there,
+    column,
+    HEAD_DIM: tl.constexpr,
+):
+    """Write a split's share; the last of a block's num_live splits to arrive adds them up and resets the count."""
+    tl.store(totals + partial[:, None] * HEAD_DIM + column[None, :], total, mask=is_there)
+    tl.store(after + partial, highest, mask=is_query)
+    tl.store(after + num_partials + partial, weight, mask=is_query)
+    # All warps have written before one of them says so; what others wrote is read from L2.
+    tl.debug_barrier()
+    if tl.atomic_add(arrived, 1, sem="acq_rel", scope="gpu") == num_live - 1:
+        tl.debug_barrier()
+        all_total = tl.zeros_like(total)
+        all_highest = tl.full(highest.shape, _LOWEST, tl.float32)
+        all_weight = tl.zeros_like(weight)
+        for live in range(num_live):
+            other = partial - split + live
+            its_highest = tl.load(after + other, mask=is_query, other=_LOWEST, cache_modifier=".cg")
+            its_weight = tl.load(after + num_partials + other, mask=is_query, other=0.0, cache_modifier=".cg")
+            places = totals + other[:, None] * HEAD_DIM + column[None, :]
+            its_total = tl.load(places, mask=is_there, other=0.0, cache_modifier=".cg")
+            higher = tl.maximum(all_highest, its_highest)
+            fading, share = tl.exp2(all_highest - higher), tl.exp2(its_highest - higher)
+            all_total = all_total * fading[:, None] + its_total * share[:, None]
+            all_weight = all_weight * fading + its_weight * share
+            all_highest = higher
+        result = all_total * (value_scale / tl.where(is_query, all_weight, 1.0))[:, None]
+        tl.store(outs, result.to(outs.dtype.element_ty), mask=is_there)
+        tl.store(arrived, 0)
+
+
 @triton.jit(
     do_not_specialize=["num_rows", "num_partials", "table_stride"],
     do_not_specialize_on_alignment=["block_tables", "cu_q", "seq_lens"],
@@ -103,6 +149,7 @@ def attention(
     seq_lens,
     out,
     workspace,
+    arrivals,
     scale,
     value_scale,
     num_rows,
@@ -122,12 +169,14 @@ def attention(
     WINDOW: tl.constexpr,
     PRECISION: tl.constexpr,
     IS_DECODE: tl.constexpr,
+    IS_MERGING: tl.constexpr,
 ):
     """Grid: query blocks (rows, where IS_DECODE: each of one token), key-value heads, splits of the keys.
 
     scale: of scores, in powers of two. workspace: num_partials sums of values [HEAD_DIM], then as many maxima, then
     weights; one for each token, query head and split. Splits without work say so by a weight of 0; where one
-    split does it all, it writes the result, and the merge has nothing to do.
+    split does it all, it writes the result, and the merge has nothing to do. Where IS_MERGING, the last of a
+    block's splits merges them, counted in arrivals [query blocks, key-value heads], zeros before and after.
     """
     kv_head = tl.program_id(1)
     split = tl.program_id(2)
@@ -190,20 +239,26 @@ def attention(
             HEAD_DIM, COLUMNS, BLOCK_SIZE, TILE, WINDOW, PRECISION, True,
         )  # fmt: skip
 
+    outs = out + token[:, None] * (NUM_HEADS * HEAD_DIM) + head[:, None] * HEAD_DIM + column[None, :]
+    partial = (token * NUM_HEADS + head) * num_splits + split
+    after = workspace + num_partials.to(tl.int64) * HEAD_DIM
     if num_tiles <= tiles_each:
         if split == 0:
             # Rows of no keys, which pad a graph's batch, come out as zeros.
             result = total * (value_scale / tl.where(weight > 0, weight, 1.0))[:, None]
-            places = token[:, None] * (NUM_HEADS * HEAD_DIM) + head[:, None] * HEAD_DIM + column[None, :]
-            tl.store(out + places, result.to(out.dtype.element_ty), mask=is_there)
+            tl.store(outs, result.to(out.dtype.element_ty), mask=is_there)
         weight = tl.zeros([BLOCK_M], tl.float32)
-    else:
+    elif IS_MERGING:
         if tile_begin < tile_end:
-            partial = (token * NUM_HEADS + head) * num_splits + split
-            tl.store(workspace + partial[:, None] * HEAD_DIM + column[None, :], total, mask=is_there)
-    if num_splits > 1:
-        partial = (token * NUM_HEADS + head) * num_splits + split
-        after = workspace + num_partials.to(tl.int64) * HEAD_DIM
+            num_live = (num_tiles + tiles_each - 1) // tiles_each
+            arrived = arrivals + tl.program_id(0) * (NUM_HEADS // GROUP) + kv_head
+            _merge_when_last(
+                arrived, num_live, total, highest, weight, workspace, after, num_partials, partial, split,
+                outs, value_scale, is_query, is_there, column, HEAD_DIM,
+            )  # fmt: skip
+    elif tile_begin < tile_end:
+        tl.store(workspace + partial[:, None] * HEAD_DIM + column[None, :], total, mask=is_there)
+    if not IS_MERGING and num_splits > 1:
         tl.store(after + partial, highest, mask=is_query)
         tl.store(after + num_partials + partial, weight, mask=is_query)
 

@@ -101,6 +101,20 @@ def test_long_rows_are_split_and_merged(window, backend, guards) -> None:
     assert relative_error(out, case.expected) < TOLERANCES[torch.bfloat16]
 
 
+def test_the_last_split_may_merge_them_all(backend, guards, monkeypatch, mode) -> None:
+    if mode == "ref":
+        pytest.skip("the specification has no splits")
+    from quire.kernels.triton import attention
+
+    monkeypatch.setattr(attention, "_IS_MERGING", True)
+    rows = [(1, 700), (1, 3), (1, 0), (1, 256), (9, 500)]
+    case = make_case(rows, (4, 2, 64), 16, ("bfloat16", "bfloat16"), guards)
+    for _ in range(2):
+        out = backend.paged_attention(case.q, case.keys, case.values, case.batch, SCALE, None)
+        assert relative_error(out, case.expected) < TOLERANCES[torch.bfloat16]
+    assert not attention._arrivals(case.q.device).any()
+
+
 def test_scales_of_an_fp8_cache_are_applied(backend, guards) -> None:
     case = make_case([(1, 300), (4, 20)], (4, 2, 32), 16, ("float32", "fp8"), guards, scales=(0.5, 3.0))
     out = backend.paged_attention(case.q, case.keys, case.values, case.batch, SCALE, None, (0.5, 3.0))

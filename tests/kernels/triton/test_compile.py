@@ -11,6 +11,7 @@ pytest.importorskip("triton")
 from compile_gate import machine_code, sm_90
 
 from quire.kernels import triton as backend
+from quire.kernels.triton import attention
 from quire.kernels.triton.launch import Dims
 
 QWEN3_SMALL = Dims(
@@ -57,3 +58,11 @@ def test_every_launch_compiles_to_what_an_h100_runs_fast(name: str) -> None:
         code.name: found for code, launch in zip(compiled, launches, strict=True) if (found := code.complaints(launch))
     }
     assert not complaints
+
+
+def test_splits_that_merge_themselves_compile_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "_IS_MERGING", True)
+    launches = attention.launches(MODELS["qwen3 bf16"])
+    for code, launch in zip(machine_code(launches), launches, strict=True):
+        print(code.line())
+        assert not code.complaints(launch)
