@@ -39,6 +39,7 @@ MODELS = {
     "small heads fp16 window": LLAMA._replace(
         dtype=torch.float16, cache_dtype=torch.float16, num_kv_heads=4, num_heads=28, head_dim=64, windows=(None, 4096)
     ),
+    "float32": QWEN3_SMALL._replace(dtype=torch.float32, cache_dtype=torch.float32),
     "wide heads": LLAMA._replace(num_heads=8, num_kv_heads=4, head_dim=256, hidden_size=2560),
 }
 
