@@ -12,7 +12,7 @@ import torch
 from quire import kernels
 
 from .errors import DeviceError
-from .layers.placement import Placement, Targets
+from .layers.placement import Placement, Targets, unpacked
 from .models.decoder import Decoder
 
 logger = logging.getLogger("quire.worker")
@@ -64,5 +64,4 @@ def choose_linear(model: Decoder, placement: Placement, wanted: str, quantizatio
 
 def _storage(weight: torch.Tensor | kernels.PackedWeight) -> int:
     """What a weight and its parts have in common."""
-    assert isinstance(weight, torch.Tensor)
-    return weight.untyped_storage().data_ptr()
+    return unpacked(weight).untyped_storage().data_ptr()

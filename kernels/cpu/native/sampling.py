@@ -86,9 +86,9 @@ def check() -> None:
     """Raises AssertionError where this differs from torch."""
     generator = torch.Generator().manual_seed(7)
     logits = torch.randn(6, 1000, generator=generator) * 3
-    assert torch.equal(greedy(logits), torch_sampling.greedy(logits)), "greedy tokens"
+    _same(torch.equal(greedy(logits), torch_sampling.greedy(logits)), "greedy tokens")
     logits[1, 999] = torch.nan
-    assert torch.equal(rows_are_finite(logits), torch_sampling.rows_are_finite(logits)), "finite rows"
+    _same(torch.equal(rows_are_finite(logits), torch_sampling.rows_are_finite(logits)), "finite rows")
     logits[1, 999] = 0.0
     columns = (
         torch.tensor([0.5, 1.0, 2.0, 1.0, 1.0, 3.0]),
@@ -97,8 +97,13 @@ def check() -> None:
         torch.tensor([0.0, 0.0, 0.0, 0.05, 0.0, 0.001]),
         torch.tensor([0.3, 0.5, 0.9, 0.7, 0.1, 0.95], dtype=torch.float64),
     )
-    assert torch.equal(sample(logits.clone(), *columns), torch_sampling.sample(logits.clone(), *columns)), "draws"
+    _same(torch.equal(sample(logits.clone(), *columns), torch_sampling.sample(logits.clone(), *columns)), "draws")
     chosen = torch.tensor([0, 999, 5, 6, 7, 8])
     ours, theirs = token_logprobs(logits, chosen, 5), torch_sampling.token_logprobs(logits, chosen, 5)
     for one, other in zip(ours, theirs, strict=True):
-        assert torch.allclose(one.double(), other.double(), atol=1e-5), "logprobs"
+        _same(torch.allclose(one.double(), other.double(), atol=1e-5), "logprobs")
+
+
+def _same(is_same: bool, what: str) -> None:
+    if not is_same:
+        raise AssertionError(what)

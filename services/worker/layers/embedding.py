@@ -6,7 +6,7 @@ import torch
 
 from quire import kernels
 
-from .placement import Placement, Targets
+from .placement import Placement, Targets, unpacked
 
 
 class Embedding:
@@ -19,8 +19,7 @@ class Embedding:
         return kernels.weight_rows(self.weight, input_ids)
 
     def targets(self) -> Targets:
-        assert isinstance(self.weight, torch.Tensor)
-        return {"weight": self.weight}
+        return {"weight": unpacked(self.weight)}
 
 
 class Head:
@@ -35,11 +34,9 @@ class Head:
 
     def pack(self, choice: kernels.LinearChoice) -> None:
         """After loading. Rows of a shared matrix are then read from here, or from a matrix of their own if need be."""
-        assert isinstance(self.weight, torch.Tensor)
-        self.weight = choice.pack(self.weight)
+        self.weight = choice.pack(unpacked(self.weight))
         if self._tied is not None and self.weight.has_rows:
             self._tied.weight = self.weight
 
     def targets(self) -> Targets:
-        assert isinstance(self.weight, torch.Tensor)
-        return {} if self._tied is not None else {"weight": self.weight}
+        return {} if self._tied is not None else {"weight": unpacked(self.weight)}

@@ -6,7 +6,7 @@ import torch
 
 from quire import kernels
 
-from .placement import Placement, Targets
+from .placement import Placement, Targets, unpacked
 
 
 class Linear:
@@ -22,15 +22,14 @@ class Linear:
 
     def pack(self, choice: kernels.LinearChoice) -> None:
         """After loading: give the weight the layout that its product wants. `targets` are no longer."""
-        assert isinstance(self.weight, torch.Tensor)
-        self.weight = choice.pack(self.weight)
+        self.weight = choice.pack(unpacked(self.weight))
 
     def targets(self) -> Targets:
-        assert isinstance(self.weight, torch.Tensor)
+        weight = unpacked(self.weight)
         found: Targets = {}
         start = 0
         for name, size in self._out_sizes.items():
-            found[f"{name}.weight"] = self.weight[start : start + size]
+            found[f"{name}.weight"] = weight[start : start + size]
             if self.bias is not None:
                 found[f"{name}.bias"] = self.bias[start : start + size]
             start += size

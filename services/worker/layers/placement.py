@@ -28,3 +28,10 @@ class Placement(Struct, frozen=True):
 def prefixed(prefix: str, *parts: tuple[str, Targets]) -> Targets:
     """The targets of several layers under one prefix: ("self_attn", {...}) -> prefix.self_attn. ..."""
     return {f"{prefix}.{name}.{key}": tensor for name, targets in parts for key, tensor in targets.items()}
+
+
+def unpacked(weight: torch.Tensor | kernels.PackedWeight) -> torch.Tensor:
+    """A weight as it was loaded. Raises TypeError once it has been packed."""
+    if not isinstance(weight, torch.Tensor):
+        raise TypeError("the weight is packed already")
+    return weight
