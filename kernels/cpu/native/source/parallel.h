@@ -1,11 +1,13 @@
-// Work shared out among torch's OpenMP threads in chunks that each takes when it is free: a thread that another
-// process has pushed off its core holds up one chunk, not a fixed share of the whole.
+// Work shared out among as many threads as torch is to use, in chunks that each takes when it is free: a thread that
+// another process has pushed off its core holds up one chunk, not a fixed share of the whole.
 #pragma once
 
 #include <omp.h>
 
 #include <algorithm>
-#include <atomic>
+#include <memory>
+
+#include "pool.h"
 
 #define QUIRE_EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -14,13 +16,8 @@ namespace quire {
 // body(chunk) for every chunk in [0, num_chunks); chunks must not depend on each other.
 template <class Body>
 inline void parallel_chunks(long num_chunks, Body body) {
-    if (num_chunks <= 1 || omp_get_max_threads() == 1) {
-        for (long chunk = 0; chunk < num_chunks; ++chunk) body(chunk);
-        return;
-    }
-    std::atomic<long> next{0};
-#pragma omp parallel
-    for (long chunk; (chunk = next.fetch_add(1, std::memory_order_relaxed)) < num_chunks;) body(chunk);
+    pool().run(num_chunks, omp_get_max_threads(),
+               [](const void* data, long chunk) { (*static_cast<const Body*>(data))(chunk); }, std::addressof(body));
 }
 
 // body(first, last) for ranges of rows of which each reads and writes so many bytes; little work is done at once
