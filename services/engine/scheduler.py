@@ -176,6 +176,7 @@ class Scheduler:
             if choice.num_tokens >= choice.limit:
                 continue  # all there is to sample is in flight
             if wanted > 1:
+                wanted -= self._adopt_hits(choice)
                 reserve = len(running) - index  # each row after this one may want a token of the budget
                 wanted = min(wanted, max(1, budget - reserve), chunk_limit, budget)
             elif choice.num_computed == len(choice.blocks) * block_size and not self._grow_or_give_way(choice):
@@ -297,6 +298,31 @@ class Scheduler:
         max_blocks = (choice.num_tokens - 1) // self.limits.block_size
         self.cache.extend(choice.hashes, choice.ids, max_blocks)
         return self.cache.find(choice.hashes, max_blocks)
+
+    def _adopt_hits(self, choice: Choice) -> int:
+        """Take over what others have computed of a running choice's prompt since it was admitted; returns its tokens.
+
+        Of requests with one long prefix that come together the first is computed in chunks, and the next may
+        be ahead of it. The workers are told of the row anew, in a slot that is free for it.
+        """
+        block_size = self.limits.block_size
+        first = choice.num_computed // block_size
+        hits = self._find_hits(choice) if choice.num_computed % block_size == 0 else []
+        if len(hits) <= first:
+            return 0
+        self.blocks.share(hits[first:])
+        self.blocks.release(choice.blocks[first : len(hits)])
+        choice.blocks[first : len(hits)] = hits[first:]
+        choice.num_hashed = len(hits)
+        num_adopted = (len(hits) - first) * block_size
+        choice.num_computed += num_adopted
+        self.cache.num_hit_tokens += num_adopted
+        if not choice.started:
+            choice.num_cached_tokens += num_adopted
+        self.slots.release(choice.slot)
+        choice.slot = self.slots.take()
+        choice.num_announced_blocks = 0
+        return num_adopted
 
     def _own_tail(self, step: Step, choice: Choice) -> bool:
         """Copy on write: the block that a fork's next token goes to becomes its own."""

@@ -78,6 +78,20 @@ def test_a_shared_prefix_is_computed_once_even_in_the_same_step():
         assert [answers[request.request_id, 0].token_ids] == alone(request)
 
 
+@pytest.mark.parametrize("depth", [1, 2])
+def test_a_prefix_that_is_computed_in_chunks_is_computed_once(depth):
+    shared = prompt(0, 96)
+    engine = EngineUnderTest(num_blocks=256, budget=64, depth=depth)
+    requests = [submit(i, shared + prompt(100 + i, 5), max_tokens=4) for i in range(5)]
+    for request in requests:
+        engine.add(request)
+    answers = engine.run()
+    assert sum(step.num_tokens for step in engine.steps) <= 96 + 5 * 5 + 5 * 4 + 4
+    assert sum(answers[i, 0].started[0].num_cached_tokens for i in range(5)) == 4 * 96
+    for request in requests:
+        assert [answers[request.request_id, 0].token_ids] == alone(request)
+
+
 def test_a_whole_prompt_in_the_cache_still_computes_its_last_token():
     request = submit(1, prompt(1, 16), max_tokens=3)
     engine = EngineUnderTest()
