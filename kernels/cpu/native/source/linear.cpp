@@ -42,14 +42,21 @@ QUIRE_EXPORT long quire_panel_columns() { return COLUMNS; }
 
 // weight [out_size][in_size] of bfloat16 -> packed [panels][groups][COLUMNS][2], zeros where there is nothing.
 QUIRE_EXPORT void quire_pack_bf16(const uint16_t* weight, long out_size, long in_size, uint16_t* packed) {
-    const long groups = (in_size + 1) / 2;
+    constexpr long STEP = 16;  // groups of all columns that are written at a time: what they take stays in L1
+    const long groups = (in_size + 1) / 2, whole = in_size / 2;
     parallel_chunks(panels_of(out_size), [=](long panel) {
         uint16_t* to = packed + panel * groups * COLUMNS * 2;
-        for (long group = 0; group < groups; ++group)
-            for (long lane = 0; lane < COLUMNS * 2; ++lane) {
-                const long out = panel * COLUMNS + lane / 2, in = group * 2 + lane % 2;
-                *to++ = out < out_size && in < in_size ? weight[out * in_size + in] : 0;
-            }
+        const long columns = std::min<long>(COLUMNS, out_size - panel * COLUMNS);
+        const uint16_t* from = weight + panel * COLUMNS * in_size;
+        if (columns < COLUMNS || whole < groups) std::memset(to, 0, groups * COLUMNS * 4);
+        for (long first = 0; first < whole; first += STEP) {
+            const long last = std::min(first + STEP, whole);
+            for (long column = 0; column < columns; ++column)
+                for (long group = first; group < last; ++group)
+                    std::memcpy(to + (group * COLUMNS + column) * 2, from + column * in_size + group * 2, 4);
+        }
+        for (long column = 0; whole < groups && column < columns; ++column)
+            to[(whole * COLUMNS + column) * 2] = from[column * in_size + in_size - 1];
     });
 }
 
