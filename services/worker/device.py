@@ -19,7 +19,8 @@ logger = logging.getLogger("quire.worker")
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _FILE_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
-_ONE_THREAD_BYTES = 64 << 20
+_TINY_BYTES = 64 << 20
+"""Of weights: the CPU's caches hold most of them."""
 _NATIVE_BFLOAT16 = {"avx512_bf16", "amx_bf16"}
 
 
@@ -29,6 +30,9 @@ def choose_placement(device: str, dtype: str, config: ModelConfig, entries: dict
         raise DeviceError("--device cuda: torch sees no CUDA device; use --device cpu")
     is_cuda = _is_cuda(device)
     asked = _checkpoint_dtype(config, entries) if dtype == "auto" else dtype
+    if dtype == "auto" and not is_cuda and sum(entry.size_bytes for entry in entries.values()) < _TINY_BYTES:
+        # A tiny model gains nothing by bfloat16, and in float32 a text computed in another way is the same text.
+        asked = "float32"
     chosen = asked if is_cuda else _cpu_dtype(asked, is_explicit=dtype != "auto")
     return Placement(torch.device("cuda" if is_cuda else "cpu"), _DTYPES[chosen])
 
@@ -73,7 +77,7 @@ def has_native_bfloat16() -> bool:
 
 def choose_threads(weight_bytes: int) -> int:
     """The CPUs this process may use; but one for a model so small that its products end before threads have met."""
-    return 1 if weight_bytes < _ONE_THREAD_BYTES else usable_cpus()
+    return 1 if weight_bytes < _TINY_BYTES else usable_cpus()
 
 
 def usable_cpus(cgroup: Path = Path("/sys/fs/cgroup")) -> int:

@@ -104,5 +104,14 @@ def test_a_tied_head_and_old_frequencies_in_the_files_are_not_wanted(folder):
 def test_the_cpu_computes_in_a_type_it_is_fast_with(tmp_path, monkeypatch, has_bfloat16, checkpoint, asked, expected):
     monkeypatch.setattr("quire.services.worker.device.has_native_bfloat16", lambda: has_bfloat16)
     folder = make_checkpoint("llama 2", tmp_path, dtype=checkpoint)
+    monkeypatch.setattr("quire.services.worker.device._TINY_BYTES", 0)
     config, entries = model_files.read_model_config(folder), model_files.read_weight_entries(folder)
     assert choose_placement("cpu", asked, config, entries).dtype == expected
+
+
+def test_a_tiny_model_is_computed_in_float32_unless_asked_otherwise(tmp_path, monkeypatch):
+    monkeypatch.setattr("quire.services.worker.device.has_native_bfloat16", lambda: True)
+    folder = make_checkpoint("llama 2", tmp_path, dtype="bfloat16")
+    config, entries = model_files.read_model_config(folder), model_files.read_weight_entries(folder)
+    assert choose_placement("cpu", "auto", config, entries).dtype == torch.float32
+    assert choose_placement("cpu", "bfloat16", config, entries).dtype == torch.bfloat16
