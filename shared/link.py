@@ -123,8 +123,17 @@ class _Link(Generic[In]):
         return bool(self._socket.getsockopt(zmq.EVENTS) & zmq.POLLIN)  # type: ignore[operator]
 
     def close(self) -> None:
+        """What was sent is still delivered, for half a second at most."""
         if not self._socket.closed:
             self._socket.close()
+
+    def discard(self) -> None:
+        """Close towards a peer that is gone: what was not delivered is not meant for its successor.
+
+        A link that lingers would connect to it, under our name, and take that from the link that is really ours.
+        """
+        if not self._socket.closed:
+            self._socket.close(linger=0)
 
 
 class Server(_Link[In]):

@@ -156,7 +156,7 @@ class Below(Generic[In]):
                 del self._dialled[name]
                 logger.info("%s is gone", name)
                 self._on_vanish(name)
-                dialled.client.close()
+                dialled.client.discard()
         if now >= self._next_hello:
             self._next_hello = now + HELLO_SECONDS
             for dialled in self._dialled.values():

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from quire.shared.config import EngineConfig, TokenizerConfig
 from quire.shared.link import wait
-from quire.shared.messages import PROTOCOL, Hello, Report, ToEngine, ToTokenizerFromEngine
+from quire.shared.messages import PROTOCOL, Abort, Hello, Report, RequestId, ToEngine, ToTokenizerFromEngine
 from quire.shared.neighbours import Above, Below
 from quire.shared.service import Service
 
@@ -112,6 +114,32 @@ def test_a_restarted_service_below_vanishes_and_appears(pair: Pair):
     assert pair.tokenizer_saw == ["here engine-0", "gone engine-0", "here engine-0"]
     pair.hear()
     assert pair.report().incarnation == pair.engine.incarnation
+
+
+def test_what_was_meant_for_a_dead_service_does_not_reach_its_successor_nor_take_its_link(pair: Pair):
+    pair.below.poll()
+    pair.hear()
+    (link,) = pair.below.links.values()
+    pair.server._socket.close(linger=0)
+    pair.engine.close()
+    for request_id in range(100):
+        link.send(Abort(RequestId(request_id), None, "client_gone"))
+    pair.below.poll()
+    pair.start_engine()
+    pair.engine.report("starting")
+    pair.below.poll()
+    received = []
+    end = time.monotonic() + 1.0  # longer than a closed link may linger
+    while time.monotonic() < end:
+        wait([pair.server], 0.05)
+        while (item := pair.server.receive()) is not None:
+            received.append(item[1])
+            if isinstance(item[1], Hello):
+                pair.above.hear(*item)
+    assert {type(message) for message in received} == {Hello}
+    assert pair.server.send("tokenizer-0", pair.engine.report("ready"))
+    assert pair.report().state == "starting"  # the answer to the new link's Hello
+    assert pair.report().state == "ready"
 
 
 def test_a_peer_of_another_protocol_is_ignored(pair: Pair, caplog):
