@@ -48,7 +48,45 @@ static bool run(int64_t head_dim, int64_t num_heads, int64_t num_kv_heads, int64
                     window,        sizeof(T) == 2,
                     tables.data(), width,        cu_q.data(),
                     seq_lens.data(), int64_t(parts.size()), parts.data(),
+                    0,             nullptr,
                     int64_t(tiles.size()), tiles.data(), partials.data(), num_finished.data()};
+    for (int layer = 0; layer < 2; ++layer)
+        quire_paged_attention(&plan, q.data(), num_heads * head_dim, keys.data(), values.data(), out.data(), 0.1f);
+    for (T x : out)
+        if (!(std::fabs(as_float(x) - 1) < 1e-5f)) return false;
+    return true;
+}
+
+// Rows of 300 tokens of which `num_sharing` have their first 256 in common, and one of 256 that has all of them so.
+template <class T>
+static bool run_shared(int64_t head_dim, int64_t num_heads, int64_t num_kv_heads, int64_t block_size,
+                       int32_t num_sharing, T one) {
+    const int32_t num_rows = num_sharing + 1, width = int32_t((300 + block_size - 1) / block_size);
+    const int32_t num_common = int32_t((256 + block_size - 1) / block_size);
+    std::vector<int32_t> seq_lens(num_rows, 300), cu_q, tables;
+    seq_lens.back() = 256;
+    std::vector<Part> parts, shared;
+    for (int32_t row = 0, next = num_common; row < num_rows; ++row) {
+        cu_q.push_back(row);
+        for (int32_t i = 0; i < width; ++i)
+            tables.push_back(i < num_common ? i : row < num_sharing ? next++ : 0);
+        const int32_t num_parts = row < num_sharing ? 2 : 1;
+        shared.push_back({row, 0, 256, 2 * row, 2 * row, num_parts});
+        if (num_parts == 2) parts.push_back({row, 256, 300, 2 * row + 1, 2 * row, 2});
+    }
+    cu_q.push_back(num_rows);
+    const std::vector<Group> groups{{num_sharing, num_sharing + 3}, {num_sharing + 3, num_sharing + num_rows}};
+    parts.insert(parts.end(), shared.begin(), shared.end());
+    std::vector<float> partials(parts.size() * num_heads * (head_dim + kPartialExtra));
+    std::vector<int32_t> num_finished(num_rows * num_kv_heads);
+    const int64_t head_stride = block_size * head_dim, block_stride = num_kv_heads * head_stride;
+    const int64_t num_blocks = num_common + num_sharing * (width - num_common), size = num_rows * num_heads * head_dim;
+    std::vector<T> keys(num_blocks * block_stride, one), values(num_blocks * block_stride, one), q(size, one),
+        out(size);
+    const Plan plan{num_heads,       num_kv_heads,      head_dim,    block_size,    block_stride,    head_stride, 0,
+                    sizeof(T) == 2,  tables.data(),     width,       cu_q.data(),   seq_lens.data(), num_sharing,
+                    parts.data(),    int64_t(groups.size()), groups.data(), 0,      nullptr,
+                    partials.data(), num_finished.data()};
     for (int layer = 0; layer < 2; ++layer)
         quire_paged_attention(&plan, q.data(), num_heads * head_dim, keys.data(), values.data(), out.data(), 0.1f);
     for (T x : out)
@@ -64,7 +102,9 @@ int main() {
                 for (int64_t window : {0, 1, 40}) {
                     const bool is_right = run<float>(head_dim, pair[0], pair[1], block_size, window, 1.0f) &&
                                           run<uint16_t>(head_dim, pair[0], pair[1], block_size, window, 0x3f80);
-                    if (is_right) continue;
+                    const bool is_shared_right =
+                        window || run_shared<uint16_t>(head_dim, pair[0], pair[1], block_size, 5, 0x3f80);
+                    if (is_right && is_shared_right) continue;
                     std::printf("wrong: head_dim %ld, %ld heads, block size %ld, window %ld\n", head_dim, pair[0],
                                 block_size, window);
                     return 1;

@@ -1,5 +1,6 @@
 // What the parts of the attention kernel share: the plan of a step (made in attention.py, same order of fields),
-// one layer's call, and the two kinds of chunks: a part of a decode row's context, a tile of a row's queries.
+// one layer's call, and the kinds of chunks: a tile of a row's queries, a part of a decode row's context, a group of
+// parts of several rows.
 #pragma once
 
 #include <cstdint>
@@ -10,6 +11,11 @@ namespace quire::attention {
 // result in place `slot`, and who finishes last merges first_slot .. first_slot + num_parts.
 struct Part {
     int32_t row, begin, end, slot, first_slot, num_parts;
+};
+
+// Parts [begin, end) of the plan's: the same tokens of rows that keep them in the same blocks.
+struct Group {
+    int32_t begin, end;
 };
 
 // Query tokens [begin, end) of a row, counted from its first one of the step.
@@ -27,11 +33,13 @@ struct Plan {
     int64_t table_stride;
     const int32_t* cu_q;
     const int32_t* seq_lens;
-    int64_t num_parts;
+    int64_t num_parts;  // not counting those of groups, which come after them
     const Part* parts;
+    int64_t num_groups;
+    const Group* groups;
     int64_t num_tiles;
     const Tile* tiles;
-    float* partials;      // [num_parts, num_heads, head_dim + kPartialExtra]
+    float* partials;      // [slots, num_heads, head_dim + kPartialExtra]
     int32_t* num_finished;  // [rows, num_kv_heads], zero between calls
 };
 
@@ -72,6 +80,7 @@ private:
 };
 
 void decode_part(const Plan& plan, const Call& call, int64_t kv_head, const Part& part);
+void decode_group(const Plan& plan, const Call& call, int64_t kv_head, const Group& group);
 void prefill_tile(const Plan& plan, const Call& call, int64_t kv_head, const Tile& tile);
 
 }  // namespace quire::attention

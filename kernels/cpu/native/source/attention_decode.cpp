@@ -1,12 +1,11 @@
 // One query token against a part of its row's context, for all query heads of a kv head: each key and value is read
 // once, where it lies. A part's scores fit in the first cache, so that the softmax within it is a plain one.
 #include <algorithm>
-#include <atomic>
-#include <cfloat>
 #include <cmath>
 #include <type_traits>
 
 #include "attention.h"
+#include "attention_partials.h"
 #include "attention_simd.h"
 
 namespace quire::attention {
@@ -16,7 +15,6 @@ constexpr int64_t kGroup = 8;    // query heads at once; more read the keys and 
 constexpr int64_t kKeys = 4;     // keys of a dot product's register tile
 constexpr int64_t kValues = 32;  // value rows that are gone through at once, for all query heads
 constexpr int64_t kAhead = 64;   // tokens that are fetched before they are needed
-constexpr int64_t kLine = 64;    // bytes of a cache line
 
 template <class Math>
 struct Scratch {
@@ -27,12 +25,6 @@ struct Scratch {
     float greatest[kGroup], total[kGroup];
     int64_t offsets[kMaxPart];
 };
-
-// Into the second cache, which may have more fetches under way than the first: a third less time on Zen 4.
-template <class T>
-inline void prefetch_row(const T* row, int64_t head_dim) {
-    for (int64_t d = 0; d < head_dim; d += kLine / int64_t(sizeof(T))) _mm_prefetch(row + d, _MM_HINT_T1);
-}
 
 // Dot products of kKeys keys with the queries head .. head + H, into their scores at `at`.
 template <class Math, int H>
@@ -101,6 +93,8 @@ void score(const typename Math::Cache* cache, const typename Math::Cache* values
            int64_t num_keys, Scratch<Math>& scratch) {
     for (int64_t next = 0; next < std::min(num_keys, kAhead); ++next)
         prefetch_row(cache + scratch.offsets[next], head_dim);
+    for (int64_t next = 0; next < std::min(num_keys, kAhead - num_keys); ++next)
+        prefetch_row(values + scratch.offsets[next], head_dim);
     const int64_t num_values = std::min(num_keys, kAhead);
     for (int64_t at = 0; at < num_keys; at += kKeys) {
         const typename Math::Cache* keys[kKeys];
@@ -150,31 +144,6 @@ void weigh(const typename Math::Cache* cache, int64_t head_dim, int64_t num_head
     }
 }
 
-template <class T>
-inline void write_scaled(const float* sums, int64_t head_dim, float factor, T* out) {
-    for (int64_t d = 0; d < head_dim; d += LANES) store(out + d, mul(load(sums + d), broadcast(factor)));
-}
-
-inline float* partial_of(const Plan& plan, int64_t slot, int64_t head) {
-    return plan.partials + (slot * plan.num_heads + head) * (plan.head_dim + kPartialExtra);
-}
-
-template <class T>
-void merge(const Plan& plan, const Part& part, int64_t head, float exponent, T* out) {
-    alignas(64) float sums[kMaxHeadDim] = {};
-    float most = -FLT_MAX, total_weight = 0;
-    for (int64_t slot = part.first_slot; slot < part.first_slot + part.num_parts; ++slot)
-        most = std::max(most, partial_of(plan, slot, head)[plan.head_dim]);
-    for (int64_t slot = part.first_slot; slot < part.first_slot + part.num_parts; ++slot) {
-        const float* partial = partial_of(plan, slot, head);
-        const float weight = exp2((partial[plan.head_dim] - most) * exponent);
-        for (int64_t d = 0; d < plan.head_dim; d += LANES)
-            store(sums + d, fma(load(partial + d), broadcast(weight), load(sums + d)));
-        total_weight += weight * partial[plan.head_dim + 1];
-    }
-    write_scaled(sums, plan.head_dim, 1.0f / total_weight, out);
-}
-
 template <class Math>
 void decode(const Plan& plan, const Call& call, int64_t kv_head, const Part& part) {
     using T = typename Math::Cache;
@@ -185,7 +154,6 @@ void decode(const Plan& plan, const Call& call, int64_t kv_head, const Part& par
     const int64_t first_head = kv_head * heads_per_kv;
     const float exponent = call.scale * kLog2E;
     const T* q = static_cast<const T*>(call.q) + token * call.q_stride;
-    T* out = static_cast<T*>(call.out) + token * plan.num_heads * head_dim;
 
     Scratch<Math> scratch;
     RowTokens(plan, part.row, kv_head).offsets(part.begin, part.end, scratch.offsets);
@@ -199,23 +167,10 @@ void decode(const Plan& plan, const Call& call, int64_t kv_head, const Part& par
         score(key_cache, value_cache, head_dim, num_heads, num_keys, scratch);
         for (int64_t h = 0; h < num_heads; ++h) softmax(h, num_keys, exponent, scratch);
         weigh(value_cache, head_dim, num_heads, num_keys, scratch);
-        for (int64_t h = 0; h < num_heads; ++h) {
-            if (part.num_parts == 1) {
-                write_scaled(scratch.sums[h], head_dim, 1.0f / scratch.total[h], out + (from + h) * head_dim);
-                continue;
-            }
-            float* partial = partial_of(plan, part.slot, from + h);
-            std::copy_n(scratch.sums[h], head_dim, partial);
-            partial[head_dim] = scratch.greatest[h];
-            partial[head_dim + 1] = scratch.total[h];
-        }
+        for (int64_t h = 0; h < num_heads; ++h)
+            leave_result<T>(plan, call, part, from + h, scratch.sums[h], scratch.greatest[h], scratch.total[h]);
     }
-    if (part.num_parts == 1) return;
-    int32_t* finished = plan.num_finished + part.row * plan.num_kv_heads + kv_head;
-    if (__atomic_add_fetch(finished, 1, __ATOMIC_ACQ_REL) != part.num_parts) return;
-    *finished = 0;
-    for (int64_t h = first_head; h < first_head + heads_per_kv; ++h)
-        merge(plan, part, h, exponent, out + h * head_dim);
+    finish_part<T>(plan, call, part, kv_head);
 }
 
 }  // namespace

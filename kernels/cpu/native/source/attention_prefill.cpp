@@ -1,234 +1,45 @@
-// Some query tokens of a row against its context, for all query heads of a kv head, in tiles of 64 keys (Dao et al.
-// 2022): a tile's keys and values are laid out once for the multiplier, then gone through by six query rows at a time.
-// A query row is one token's query for one head; rows go by token, then head.
-#include <algorithm>
-#include <cfloat>
-#include <cmath>
-#include <cstring>
-#include <memory>
-
-#include "attention.h"
-#include "attention_simd.h"
+// Some query tokens of a row against its context, for all query heads of a kv head: each sees the keys before it.
+#include "attention_tiles.h"
 
 namespace quire::attention {
 namespace {
 
-constexpr int64_t kKeys = 64;  // of a tile
-constexpr int kRows = 6;       // of a register tile
-
-// A thread's memory, kept from call to call. Everything in units of 32 bits.
-struct Scratch {
-    int64_t head_dim = 0, max_rows = 0;
-    std::unique_ptr<uint32_t[]> memory;
-    uint32_t *query, *keys, *values;
-    float *sums, *greatest, *total;
-    alignas(64) float scores[kRows][kKeys];
-    alignas(64) uint32_t weights[kRows][kKeys];
-
-    void reserve(int64_t rows, int64_t dim) {
-        if (rows <= max_rows && dim <= head_dim) return;
-        max_rows = std::max(rows, max_rows), head_dim = std::max(dim, head_dim);
-        const int64_t block = max_rows * head_dim, tile = kKeys * head_dim;
-        memory.reset(new uint32_t[2 * block + 2 * tile + 2 * max_rows + 16]());
-        keys = reinterpret_cast<uint32_t*>((reinterpret_cast<uintptr_t>(memory.get()) + 63) / 64 * 64);
-        values = keys + tile;
-        query = values + tile;
-        sums = reinterpret_cast<float*>(query + block);
-        greatest = sums + block;
-        total = greatest + max_rows;
-    }
-};
-
-// c[r][v] = c[r][v] * factor[r] + sum over steps of a[r][step] . b[step][v], for R rows of V vectors. Units in a and
-// b; a null factor stands for nothing there before.
-template <class Math, int V>
-inline void multiply_tile(const uint32_t* a, int64_t a_stride, const uint32_t* b, int64_t b_stride, int64_t steps,
-                          float* c, int64_t c_stride, const float* factor) {
-    Vec sums[kRows][V];
-    for (int r = 0; r < kRows; ++r)
-        for (int v = 0; v < V; ++v)
-            sums[r][v] = factor ? mul(load(c + r * c_stride + v * LANES), broadcast(factor[r])) : zero();
-    for (int64_t step = 0; step < steps; ++step) {
-        Vec right[V];
-        for (int v = 0; v < V; ++v)
-            right[v] = load(reinterpret_cast<const float*>(b + step * b_stride) + v * LANES);
-        for (int r = 0; r < kRows; ++r) {
-            const Vec left = broadcast_unit(a + r * a_stride + step);
-            for (int v = 0; v < V; ++v) sums[r][v] = Math::dot(sums[r][v], right[v], left);
-        }
-    }
-    for (int r = 0; r < kRows; ++r)
-        for (int v = 0; v < V; ++v) store(c + r * c_stride + v * LANES, sums[r][v]);
-}
-
-// The same for any number of vectors.
-template <class Math>
-inline void multiply(const uint32_t* a, int64_t a_stride, const uint32_t* b, int64_t b_stride, int64_t steps, float* c,
-                     int64_t c_stride, const float* factor, int64_t num_vecs) {
-    int64_t v = 0;
-    for (; v + kRegisterVecs <= num_vecs; v += kRegisterVecs)
-        multiply_tile<Math, kRegisterVecs>(a, a_stride, b + v * LANES, b_stride, steps, c + v * LANES, c_stride,
-                                           factor);
-    b += v * LANES, c += v * LANES;
-    switch (num_vecs - v) {
-        case 3: return multiply_tile<Math, 3>(a, a_stride, b, b_stride, steps, c, c_stride, factor);
-        case 2: return multiply_tile<Math, 2>(a, a_stride, b, b_stride, steps, c, c_stride, factor);
-        case 1: return multiply_tile<Math, 1>(a, a_stride, b, b_stride, steps, c, c_stride, factor);
-    }
-}
-
-// 8 x 8 units: column i of `from` becomes row i of `to`.
-inline void transpose(const uint32_t* const* from, int64_t at, uint32_t* to, int64_t to_stride) {
-    __m256 r[8], s[8];
-    for (int i = 0; i < 8; ++i) r[i] = _mm256_loadu_ps(reinterpret_cast<const float*>(from[i] + at));
-    for (int i = 0; i < 8; i += 2) {
-        s[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
-        s[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
-    }
-    for (int i = 0; i < 8; i += 4) {
-        r[i] = _mm256_shuffle_ps(s[i], s[i + 2], 0x44);
-        r[i + 1] = _mm256_shuffle_ps(s[i], s[i + 2], 0xee);
-        r[i + 2] = _mm256_shuffle_ps(s[i + 1], s[i + 3], 0x44);
-        r[i + 3] = _mm256_shuffle_ps(s[i + 1], s[i + 3], 0xee);
-    }
-    for (int i = 0; i < 4; ++i) {
-        float* low = reinterpret_cast<float*>(to + i * to_stride);
-        float* high = reinterpret_cast<float*>(to + (i + 4) * to_stride);
-        _mm256_storeu_ps(low, _mm256_permute2f128_ps(r[i], r[i + 4], 0x20));
-        _mm256_storeu_ps(high, _mm256_permute2f128_ps(r[i], r[i + 4], 0x31));
-    }
-}
-
-// A query's or key's elements as units, at `to` or, where they are units already, where they lie.
-template <class Math>
-inline const uint32_t* as_units(const typename Math::Cache* from, int64_t head_dim, uint32_t* to) {
-    if (sizeof(typename Math::Cache) * Math::kPerUnit == 4) return reinterpret_cast<const uint32_t*>(from);
-    for (int64_t d = 0; d < head_dim; d += LANES) store(reinterpret_cast<float*>(to) + d, load(from + d));
-    return to;
-}
-
-// Keys as [head_dim in units, kKeys]; zeros past the last.
-template <class Math>
-void lay_out_keys(const typename Math::Cache* cache, const int64_t* offsets, int64_t num_keys, int64_t head_dim,
-                  uint32_t* keys) {
-    alignas(64) static thread_local uint32_t converted[8][kMaxHeadDim];
-    alignas(64) static const uint32_t zeros[kMaxHeadDim] = {};
-    for (int64_t key = 0; key < kKeys; key += 8) {
-        const uint32_t* from[8];
-        for (int64_t i = 0; i < 8; ++i)
-            from[i] = key + i < num_keys ? as_units<Math>(cache + offsets[key + i], head_dim, converted[i]) : zeros;
-        for (int64_t at = 0; at < head_dim / Math::kPerUnit; at += 8)
-            transpose(from, at, keys + at * kKeys + key, kKeys);
-    }
-}
-
-// Values as [kKeys in units, head_dim]; zeros past the last.
-template <class Math>
-void lay_out_values(const typename Math::Cache* cache, const int64_t* offsets, int64_t num_keys, int64_t head_dim,
-                    uint32_t* values) {
-    alignas(64) static const typename Math::Cache zeros[kMaxHeadDim] = {};
-    for (int64_t key = 0; key < kKeys; key += Math::kPerUnit) {
-        const typename Math::Cache* tokens[Math::kPerUnit];
-        for (int t = 0; t < Math::kPerUnit; ++t) tokens[t] = key + t < num_keys ? cache + offsets[key + t] : zeros;
-        for (int64_t d = 0; d < head_dim; d += LANES)
-            store(reinterpret_cast<float*>(values) + d, Math::value_unit(tokens, d));
-        values += head_dim;
-    }
-}
-
-// Six query rows of a tile, and what they have seen so far.
-struct Rows {
-    int64_t first_position[kRows], end_position[kRows];  // of the keys each sees
-};
-
-// The scores of one query row become weights; what it summed before is to be multiplied by the result.
-template <class Math>
-inline float soften(float* scores, int64_t padded, float exponent, float& greatest_score, float& total_weight,
-                    uint32_t* weights) {
-    Vec most = load(scores);
-    for (int64_t i = LANES; i < padded; i += LANES) most = max(most, load(scores + i));
-    const float now = std::max(greatest_score, max_of_lanes(most));
-    for (int64_t i = 0; i < padded; i += LANES)
-        store(scores + i, exp2(mul(sub(load(scores + i), broadcast(now)), broadcast(exponent))));
-    const float factor = exp2((greatest_score - now) * exponent);
-    greatest_score = now;
-    total_weight = total_weight * factor + Math::round_weights(scores, padded, weights);
-    return factor;
-}
-
-// Keys [begin, end) laid out in scratch, against the query rows from `row` on.
-template <class Math>
-inline void attend(Scratch& scratch, const Rows& rows, int64_t row, int64_t begin, int64_t end, int64_t head_dim,
-                   float exponent) {
-    const int64_t last = *std::max_element(rows.end_position, rows.end_position + kRows);
-    const int64_t first = *std::min_element(rows.first_position, rows.first_position + kRows);
-    if (last <= begin || first >= end) return;
-    const int64_t padded = (std::min(last, end) - begin + 2 * LANES - 1) / (2 * LANES) * (2 * LANES);
-    const int64_t units = head_dim / Math::kPerUnit;
-    multiply<Math>(scratch.query + row * units, units, scratch.keys, kKeys, units, scratch.scores[0], kKeys, nullptr,
-                   padded / LANES);
-    float factor[kRows];
-    for (int r = 0; r < kRows; ++r) {
-        float* scores = scratch.scores[r];
-        const int64_t seen_from = rows.first_position[r] - begin, seen_to = rows.end_position[r] - begin;
-        for (int64_t i = 0; i < std::min(seen_from, padded); ++i) scores[i] = -INFINITY;
-        for (int64_t i = std::max<int64_t>(seen_to, 0); i < padded; ++i) scores[i] = -INFINITY;
-        factor[r] = soften<Math>(scores, padded, exponent, scratch.greatest[row + r], scratch.total[row + r],
-                                 scratch.weights[r]);
-    }
-    multiply<Math>(scratch.weights[0], kKeys, scratch.values, head_dim, padded / Math::kPerUnit,
-                   scratch.sums + row * head_dim, head_dim, factor, head_dim / LANES);
-}
-
 template <class Math>
 void prefill(const Plan& plan, const Call& call, int64_t kv_head, const Tile& tile) {
     using T = typename Math::Cache;
-    const int64_t head_dim = plan.head_dim, units = head_dim / Math::kPerUnit;
-    const int64_t heads_per_kv = plan.num_heads / plan.num_kv_heads;
-    const int64_t num_rows = (tile.end - tile.begin) * heads_per_kv, padded_rows = (num_rows + kRows - 1) / kRows * kRows;
+    const int64_t head_dim = plan.head_dim, heads_per_kv = plan.num_heads / plan.num_kv_heads;
+    const int64_t num_rows = (tile.end - tile.begin) * heads_per_kv;
     const int64_t token = plan.cu_q[tile.row] + tile.begin;
     // Position of the tile's first query token in its row.
     const int64_t position =
         plan.seq_lens[tile.row] - (plan.cu_q[tile.row + 1] - plan.cu_q[tile.row]) + tile.begin;
 
-    static thread_local Scratch scratch;
-    scratch.reserve(padded_rows, head_dim);
-    for (int64_t row = 0; row < num_rows; ++row) {
-        const int64_t head = kv_head * heads_per_kv + row % heads_per_kv;
-        const T* q = static_cast<const T*>(call.q) + (token + row / heads_per_kv) * call.q_stride + head * head_dim;
-        uint32_t* to = scratch.query + row * units;
-        const uint32_t* from = as_units<Math>(q, head_dim, to);
-        if (from != to) std::memcpy(to, from, units * sizeof(uint32_t));
-    }
-    std::fill(scratch.query + num_rows * units, scratch.query + padded_rows * units, 0);
-    std::fill_n(scratch.sums, padded_rows * head_dim, 0.0f);
-    std::fill_n(scratch.greatest, padded_rows, -FLT_MAX);
-    std::fill_n(scratch.total, padded_rows, 0.0f);
+    Scratch& scratch = thread_scratch();
+    const int64_t padded_rows = begin_rows<Math>(scratch, num_rows, head_dim);
+    for (int64_t i = 0; i < tile.end - tile.begin; ++i)
+        take_queries<Math>(scratch, plan, call, token + i, kv_head, i * heads_per_kv);
 
     const int64_t first_key = plan.window ? std::max<int64_t>(0, position - plan.window + 1) : 0;
     const int64_t end_key = position + tile.end - tile.begin;
-    const float exponent = call.scale * kLog2E;
-    int64_t offsets[kKeys];
+    const RowTokens tokens(plan, tile.row, kv_head);
     for (int64_t begin = first_key; begin < end_key; begin += kKeys) {
         const int64_t end = std::min(begin + kKeys, end_key);
-        RowTokens(plan, tile.row, kv_head).offsets(begin, end, offsets);
-        lay_out_keys<Math>(static_cast<const T*>(call.key_cache), offsets, end - begin, head_dim, scratch.keys);
-        lay_out_values<Math>(static_cast<const T*>(call.value_cache), offsets, end - begin, head_dim, scratch.values);
+        lay_out<Math>(scratch, plan, call, tokens, begin, end);
         for (int64_t row = 0; row < padded_rows; row += kRows) {
+            fetch_share<Math>(plan, call, tokens, end, end_key, row / kRows, padded_rows / kRows);
             Rows rows;
             for (int r = 0; r < kRows; ++r) {
                 const int64_t at = position + std::min(row + r, num_rows - 1) / heads_per_kv;
                 rows.end_position[r] = at + 1;
                 rows.first_position[r] = plan.window ? std::max<int64_t>(0, at + 1 - plan.window) : 0;
             }
-            attend<Math>(scratch, rows, row, begin, end, head_dim, exponent);
+            attend<Math>(scratch, rows, row, begin, end, head_dim, call.scale * kLog2E);
         }
     }
     for (int64_t row = 0; row < num_rows; ++row) {
         const int64_t head = kv_head * heads_per_kv + row % heads_per_kv;
         T* out = static_cast<T*>(call.out) + ((token + row / heads_per_kv) * plan.num_heads + head) * head_dim;
-        const Vec factor = broadcast(1.0f / scratch.total[row]);
-        for (int64_t d = 0; d < head_dim; d += LANES) store(out + d, mul(load(scratch.sums + row * head_dim + d), factor));
+        write_scaled(scratch.sums + row * head_dim, head_dim, 1.0f / scratch.total[row], out);
     }
 }
 
