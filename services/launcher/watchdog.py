@@ -19,15 +19,16 @@ _BUSY_FACTOR = 10.0
 """How many times the limit a child may be silent while it uses CPU."""
 _DUMP_SECONDS = 0.5
 """From asking for stacks to the kill."""
-_IDLE_SHARE = 0.02
-"""Of one CPU: using less than this is using none."""
+_STIR_SECONDS = 0.02
+"""Of CPU time since it was last seen to use any: using less than this is using none."""
 
 
 class _Watched(msgspec.Struct):
     heard_at: float
     sequence: tuple[int, int]
+    busy_at: float
+    """When it was last seen to use CPU, and how much that was in all."""
     cpu_seconds: float
-    """When it was last heard."""
     asked_at: float = 0.0
     """When it was asked for its stacks; 0: it was not."""
 
@@ -50,7 +51,7 @@ class Watchdog:
             sequence = (child.report.incarnation, child.report.sequence)
             watched = self._watched.get(child.pid)
             if watched is None or watched.sequence != sequence:
-                watched = _Watched(now, sequence, _cpu_seconds(child.pid))
+                watched = _Watched(now, sequence, now, _cpu_seconds(child.pid))
             seen[child.pid] = watched
             self._judge(child, watched, now)
         self._watched = seen
@@ -61,10 +62,11 @@ class Watchdog:
             if now - watched.asked_at >= _DUMP_SECONDS:
                 child.kill_as_lost()
             return
-        if silent < self._limit:
-            return
-        is_idle = _cpu_seconds(child.pid) - watched.cpu_seconds < _IDLE_SHARE * silent
-        if is_idle or silent >= self._limit * _BUSY_FACTOR:
+        if silent > self._limit / 4:
+            used = _cpu_seconds(child.pid)
+            if used - watched.cpu_seconds >= _STIR_SECONDS:
+                watched.busy_at, watched.cpu_seconds = now, used
+        if now - watched.busy_at >= self._limit or silent >= self._limit * _BUSY_FACTOR:
             watched.asked_at = now
             child.condemn(f"no sign of life for {silent:.0f} s")
             with contextlib.suppress(ProcessLookupError):
