@@ -81,6 +81,25 @@ def paged_attention(
     return out
 
 
+def attend_long_rows(
+    q: torch.Tensor,
+    key_cache: torch.Tensor,
+    value_cache: torch.Tensor,
+    batch: RaggedBatch,
+    rows: tuple[int, ...],
+    scale: float,
+    window: int | None,
+    out: torch.Tensor,
+) -> None:
+    """What paged_attention does of the given rows of several query tokens, into their part of out [T, Hq, D]."""
+    num_kv_heads = key_cache.shape[1]
+    key = ("torch", rows, window, num_kv_heads, q.dtype)
+    if key not in batch.derived:
+        batch.derived[key] = [part for row in rows for part in _prefill_parts(batch, row, window, num_kv_heads, q)]
+    for part in batch.derived[key]:
+        out[part.start : part.end] = _prefill(q[part.start : part.end], key_cache, value_cache, part, scale)
+
+
 def _widened(
     key_cache: torch.Tensor, value_cache: torch.Tensor, dtype: torch.dtype, scales: tuple[float, float]
 ) -> tuple[torch.Tensor, torch.Tensor]:

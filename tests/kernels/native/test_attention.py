@@ -99,6 +99,22 @@ def test_nothing_is_written_outside_the_output(dtype, monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("window", [None, 50])
+def test_long_rows_are_torchs_where_the_cpu_has_matrix_registers(monkeypatch, window):
+    monkeypatch.setattr(attention, "torch_takes_long_rows", lambda: True)
+    by_torch = []
+    attend = torch_attention.attend_long_rows
+    monkeypatch.setattr(
+        torch_attention, "attend_long_rows", lambda *given: (by_torch.append(given[4]), attend(*given))[0]
+    )
+    case = Case([(1, 300), (1, 7), (5, 40), (64, 0), (100, 70), (63, 9)], dtype=torch.bfloat16, head_dim=32)
+    case.check(window)
+    assert by_torch == [(3, 4)]
+    single = Case([(1, 300)], dtype=torch.bfloat16, head_dim=32)
+    single.check(window)
+    assert len(by_torch) == 1
+
+
 def test_queries_may_lie_apart(dtype):
     case = Case([(1, 60), (9, 20)], dtype=dtype)
     close = case.native()
