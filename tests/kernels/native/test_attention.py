@@ -98,7 +98,6 @@ def test_nothing_is_written_outside_the_output(dtype, monkeypatch):
     assert not out.isnan().any()
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("window", [None, 50])
 def test_long_rows_are_torchs_where_the_cpu_has_matrix_registers(monkeypatch, window):
     monkeypatch.setattr(attention, "torch_takes_long_rows", lambda: True)
@@ -115,6 +114,7 @@ def test_long_rows_are_torchs_where_the_cpu_has_matrix_registers(monkeypatch, wi
     assert len(by_torch) == 1
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_queries_may_lie_apart(dtype):
     case = Case([(1, 60), (9, 20)], dtype=dtype)
     close = case.native()
