@@ -40,6 +40,9 @@ class FrontendConfig(ServiceConfig, frozen=True, kw_only=True):
 
     host: Annotated[str, Flag("address the HTTP port is bound to", "serving")] = "127.0.0.1"
     port: Annotated[int, Flag("HTTP port; 0 takes a free one", "serving", ge=0, le=65535)] = 8000
+    is_joining: Annotated[
+        bool, Flag("take connections only once ready: other frontends serve the port", "serving", is_internal=True)
+    ] = False
     tokenizer_address: Annotated[
         tuple[str, ...], Flag("tokenizer to dial beside those in the run directory, tcp://HOST:PORT", "links")
     ] = ()

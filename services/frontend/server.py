@@ -33,6 +33,7 @@ from .mailbox import AnswerFailed
 logger = logging.getLogger("quire.frontend")
 
 _REPORT_SECONDS = 1.0
+_JOIN_SECONDS = 10.0
 _CLOSE_SECONDS = 2
 """For answers that were cut off to reach their clients."""
 
@@ -67,12 +68,20 @@ class Frontend:
             self._loop.add_signal_handler(number, self._on_signal)
         clock = self._loop.create_task(self._tick())
         try:
+            if self._config.is_joining:
+                await self._until_ready()
             await self._http.serve(sockets=[self._socket])
         finally:
             clock.cancel()
             self._reader.close()
             self._app.client.close()
             self._link.close()
+
+    async def _until_ready(self) -> None:
+        """For some seconds at most: a sibling that never gets ready must say so too."""
+        deadline = self._loop.time() + _JOIN_SECONDS
+        while not self._app.is_ready and not self._is_stopping and self._loop.time() < deadline:
+            await asyncio.sleep(0.01)
 
     def _from_operator(self, received: tuple[str, Hello | Outages]) -> None:
         peer, message = received

@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run a frontend until it is told to stop; exits with one line when it cannot start."""
     service = bootstrap("frontend", FrontendConfig, argv)
     try:
-        sock = bind(service.config.host, service.config.port)
+        sock = bind(service.config.host, service.config.port, listens=not service.config.is_joining)
     except OSError as error:
         service.close()
         sys.exit(f"quire: {_reason(error, service.config.host, service.config.port)}")
@@ -38,8 +38,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         service.close()
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """A listening socket that sibling frontends can share. Raises OSError."""
+def bind(host: str, port: int, listens: bool = True) -> socket.socket:
+    """A socket that sibling frontends can share; one that does not listen yet gets no connections. Raises OSError."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     family, kind, protocol, _, address = found[0]
     sock = socket.socket(family, kind, protocol)
@@ -48,7 +48,8 @@ def bind(host: str, port: int) -> socket.socket:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
         sock.bind(address)
-        sock.listen(_BACKLOG)
+        if listens:
+            sock.listen(_BACKLOG)
         sock.setblocking(False)
     except OSError:
         sock.close()

@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+import msgspec
+
 from quire.shared.config import LauncherConfig
 from quire.shared.messages import Done, Report, Scale
 from quire.shared.run_directory import NameTakenError
@@ -117,12 +119,19 @@ class Supervisor:
     # --- starting -----------------------------------------------------------------------------
 
     def _start(self, spec: ServiceSpec) -> None:
-        child = Child(spec)
+        child = Child(self._joining(spec))
         self.children[spec.name] = child
         self.names_used.add(spec.name)
         self._selector.register(child.pidfd, selectors.EVENT_READ, lambda: self._bury(child))
         self._selector.register(child.output_fd, selectors.EVENT_READ, lambda: self._read_output(child))
         self._observer.started(child)
+
+    def _joining(self, spec: ServiceSpec) -> ServiceSpec:
+        """A frontend beside others that serve gets its share of connections only once it can answer them."""
+        has_sibling = any(child.kind == "frontend" and child.is_ready for child in self.children.values())
+        if spec.kind != "frontend" or not has_sibling or "--is-joining" in spec.command:
+            return spec
+        return msgspec.structs.replace(spec, command=(*spec.command, "--is-joining"))
 
     def _start_name(self, name: str) -> None:
         self._start(self._spec_of(name))

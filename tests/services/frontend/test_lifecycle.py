@@ -179,6 +179,19 @@ def test_without_resuming_a_lost_tokenizer_ends_its_requests_and_the_other_goes_
     other.close()
 
 
+def test_a_frontend_that_joins_others_takes_no_connection_before_it_can_answer(
+    run_dir: Path, fake_class: Any, start: Callable[..., Any]
+) -> None:
+    joining = start("--is-joining")
+    eventually(lambda: any(file.name == "frontend-0" for file in run_dir.iterdir()))
+    with pytest.raises(httpx.ConnectError):
+        joining.client.get("/health/live")
+    fake = fake_class(run_dir, 0)
+    joining.wait_ready()
+    assert joining.client.post("/v1/completions", json={"prompt": "x"}).status_code == 200
+    fake.close()
+
+
 def test_the_full_door_answers_429_until_someone_leaves(fake: Any, start: Callable[..., Any]) -> None:
     frontend = start("--max-in-flight", "3").wait_ready()
     held = post_raw(frontend, {"prompt": "!stuck", "n": 2, "stream": True})
