@@ -14,6 +14,7 @@ from compile_gate import sm_90
 
 from quire.kernels import RaggedBatch, StepTensors, cpu, dispatch
 from quire.kernels import triton as backend
+from quire.kernels.triton import launch
 from quire.kernels.triton.launch import Dims, Launch
 
 DIMS = Dims(
@@ -97,3 +98,22 @@ def test_a_gpu_is_served_by_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     dispatch.serve_gpu()
     assert chosen["cuda"] is cpu
+
+
+def test_what_two_threads_at_once_could_not_parse_is_compiled_alone() -> None:
+    class Clashing:
+        """A launch at whose first compilation Python's parser fails, as it may beside another thread's."""
+
+        def __init__(self, name: str, clashes: int) -> None:
+            self.name, self.clashes = name, clashes
+
+        def compile(self) -> str:
+            if self.clashes:
+                self.clashes -= 1
+                raise SystemError("AST constructor recursion depth mismatch")
+            return self.name
+
+    launches: Any = [Clashing("a", 0), Clashing("b", 1), Clashing("c", 0)]
+    assert launch.compile_all(launches, 2) == ["a", "b", "c"]
+    with pytest.raises(SystemError):
+        launch.compile_all([Clashing("d", 2)], 2)  # type: ignore[list-item]
