@@ -90,11 +90,19 @@ def record(name: str, results: Any, settings: dict[str, Any] | None = None) -> d
         "benchmark": name,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "commit": commit(),
-        "command": "python bench/" + " ".join([Path(sys.argv[0]).name, *_public(sys.argv[1:])]),
+        "command": " ".join([_program(sys.argv[0]), *_public(sys.argv[1:])]),
         "machine": machine(),
         "settings": settings or {},
         "results": results,
     }
+
+
+def _program(argv0: str) -> str:
+    """How this program is called: a script by its path in the checkout, an installed command by its name."""
+    script, checkout = Path(argv0).resolve(), RESULTS.parent.parent
+    if script.suffix == ".py" and script.is_relative_to(checkout):
+        return f"python {script.relative_to(checkout)}"
+    return Path(argv0).name
 
 
 def _public(argv: Sequence[str]) -> list[str]:

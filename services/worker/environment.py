@@ -13,9 +13,7 @@ _SPIN_COUNT = "300"
 """Looks that a thread of the forward pass takes at what it waits for before it sleeps: some microseconds.
 
 About what lies between two operations of a step. libgomp's own 300,000 are fine on a machine with nothing else to do;
-where other processes want the same cores, whoever spins uses up the time that its partner needs to get there:
-B of bench/checkpoints.py at one row on two busy cores, 208 ms a step with 20,000, 51 with 4,000, 15 with 1,000, 11 with
-300, 10 with none; at 16 rows 26 with 1,000, 24 with 300, 30 with none.
+where other processes want the same cores, whoever spins uses up the time that its partner needs to get there.
 """
 
 

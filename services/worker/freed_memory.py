@@ -1,6 +1,6 @@
 """What the C library does with memory that a step has freed: keep it for the next step, or give it back.
 
-By default malloc maps and unmaps every result of some megabytes: 200,000 page faults, a quarter of a second,
+By default malloc maps and unmaps every result of some megabytes: 200,000 page faults
 for 1,024 tokens through 28 layers of Qwen3-0.6B's size. What is kept is at most the largest step's workspace.
 """
 
