@@ -110,6 +110,13 @@ class BatchState:
             sampling_rows=np.flatnonzero(seq_lens == self.num_tokens[slots]).astype(np.int32),
         )
 
+    def copies(self, plan: Plan) -> Int32s:
+        """[pairs, 2]: from block, to block."""
+        pairs = int32s(plan.copies).reshape(-1, 2)
+        if pairs.min() < 0 or pairs.max() >= self.limits.num_blocks:
+            raise PlanError(f"copies {pairs.tolist()} of {self.limits.num_blocks} blocks")
+        return pairs
+
     def append(self, slots: Int32s, token_ids: Int32s) -> None:
         """One sampled token to each of these slots."""
         self.token_ids[slots, self.num_tokens[slots]] = token_ids
