@@ -35,6 +35,7 @@ from .exchange import Exchange, Headers, Receive, Scope, Send
 from .generation import CHAT, COMPLETION, generate
 from .health import Health
 from .mailbox import ClientGone
+from .openapi import openapi
 from .streaming import Watchdog
 from .tokenizer_client import TokenizerClient
 
@@ -63,6 +64,7 @@ ROUTES: list[tuple[str, tuple[str, ...], Handler]] = [
     ("/version", ("GET",), operations.show_version),
     ("/metrics", ("GET",), operations.metrics),
     ("/status", ("GET",), operations.status),
+    ("/openapi.json", ("GET",), openapi),
 ]
 
 

@@ -1,13 +1,16 @@
 """Bounds of the fields clients send: written beside each field's type, checked in one pass.
 
 A field is `temperature: Annotated[float | None, Number(0, 2)] = None`; `check` walks the fields of
-a decoded request and raises ApiError for the first that is out of bounds, with the field, the
-allowed range and the value in its message. Knows no particular field.
+a decoded request, and of the structs in it, and raises ApiError for the first that is out of bounds, with
+the field, the allowed range and the value in its message. openapi_schema.py writes down the same bounds.
+Knows no particular field.
 """
 
 from __future__ import annotations
 
 import functools
+import re
+import types
 import typing
 from collections.abc import Callable
 
@@ -33,16 +36,21 @@ class Number(msgspec.Struct, frozen=True):
 
 
 class Text(msgspec.Struct, frozen=True):
-    """`min_bytes` <= UTF-8 length <= `max_bytes`, and none of the characters `without`."""
+    """`min_bytes` <= UTF-8 length <= `max_bytes`, none of the characters `without`, only characters `of` a class."""
 
     min_bytes: int
     max_bytes: int
     without: str = ""
+    of: str = ""
+    """What stands between the brackets of a regex."""
 
     def check(self, name: str, value: str) -> None:
-        size = len(value) if value.isascii() else len(value.encode())
-        if not self.min_bytes <= size <= self.max_bytes:
-            raise out_of_bounds(name, f"must have {self.min_bytes} to {self.max_bytes} bytes, got {size}")
+        if 4 * len(value) > self.max_bytes or len(value) < self.min_bytes:
+            size = len(value) if value.isascii() else len(value.encode())
+            if not self.min_bytes <= size <= self.max_bytes:
+                raise out_of_bounds(name, f"must have {self.min_bytes} to {self.max_bytes} bytes, got {size}")
+        if self.of and re.fullmatch(f"[{self.of}]*", value) is None:
+            raise out_of_bounds(name, f"must have only characters of {self.of}, got {echo(value)}")
         if self.without and any(character in value for character in self.without):
             shown = " ".join(repr(character)[1:-1] for character in self.without)
             raise out_of_bounds(name, f"must not contain any of {shown}, got {echo(value)}")
@@ -63,7 +71,7 @@ class Items(msgspec.Struct, frozen=True):
 
     min_items: int
     max_items: int
-    of: Number | Text | None = None
+    of: Number | Text | Items | None = None
     keys: Text | None = None
 
     def check(self, name: str, value: list[typing.Any] | dict[str, typing.Any]) -> None:
@@ -85,9 +93,13 @@ class Items(msgspec.Struct, frozen=True):
 
 
 class Json(msgspec.Struct, frozen=True):
-    """JSON kept as the client sent it, at most `max_bytes` of it; looked into elsewhere."""
+    """JSON kept as the client sent it, at most `max_bytes` of it; `kind` is what it is decoded as elsewhere."""
 
     max_bytes: int
+    kind: typing.Any = None
+    is_refused: bool = False
+    """Known, and taken only while it asks for nothing."""
+    is_required: bool = False
 
     def check(self, name: str, value: msgspec.Raw) -> None:
         size = memoryview(value).nbytes
@@ -113,31 +125,71 @@ def out_of_bounds(name: str, sentence: str) -> ApiError:
 @functools.cache
 def bounds_of(cls: type[msgspec.Struct]) -> dict[str, tuple[Bound, ...]]:
     """The bounds beside the type of each field that has any."""
-    found = {}
-    for name, hint in typing.get_type_hints(cls, include_extras=True).items():
-        extras = getattr(hint, "__metadata__", ())
-        bounds = tuple(extra for extra in extras if isinstance(extra, Bound))
-        if bounds:
-            found[name] = bounds
-    return found
+    hints = typing.get_type_hints(cls, include_extras=True)
+    return {name: bounds for name, hint in hints.items() if (bounds := bounds_in(hint))}
+
+
+def bounds_in(hint: typing.Any) -> tuple[Bound, ...]:
+    """The bounds written beside one type."""
+    return tuple(extra for extra in getattr(hint, "__metadata__", ()) if isinstance(extra, Bound))
+
+
+Checks = dict[type, tuple[Callable[[str, typing.Any], None], ...]]
+"""Type of a value -> what checks it."""
 
 
 @functools.cache
-def _checks(cls: type[msgspec.Struct]) -> tuple[tuple[str, dict[type, tuple[Callable[..., None], ...]]], ...]:
-    """(field, type of its value -> what checks it)."""
-    return tuple(
-        (name, {kind: tuple(b.check for b in bounds if isinstance(b, fitting)) for kind, fitting in _KINDS.items()})
-        for name, bounds in bounds_of(cls).items()
-    )
+def _checks_of(hint: typing.Any) -> Checks:
+    bounds = bounds_in(hint)
+    found: Checks = {
+        kind: tuple(bound.check for bound in bounds if isinstance(bound, fitting)) for kind, fitting in _KINDS.items()
+    }
+    for cls in _structs_in(hint):
+        found[cls] = (check_struct,)
+        found[list] = (*found[list], _check_structs)
+    return {kind: checks for kind, checks in found.items() if checks}
+
+
+@functools.cache
+def _checks(cls: type[msgspec.Struct]) -> tuple[tuple[str, Checks], ...]:
+    """By field, those that have something to check."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    return tuple((name, checks) for name, hint in hints.items() if (checks := _checks_of(hint)))
+
+
+def _structs_in(hint: typing.Any) -> list[type[msgspec.Struct]]:
+    """Structs that a value of this type is, or is a list of."""
+    if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
+        return [hint]
+    if typing.get_origin(hint) in (typing.Annotated, typing.Union, types.UnionType, list):
+        return [cls for part in typing.get_args(hint) for cls in _structs_in(part)]
+    return []
 
 
 def check(struct: msgspec.Struct) -> None:
     """Raise ApiError for the first field out of its bounds. None is always within."""
-    for name, by_type in _checks(type(struct)):
+    check_struct("", struct)
+
+
+def check_struct(path: str, struct: msgspec.Struct) -> None:
+    """The same for a struct that stands at `path` in the request."""
+    for name, checks in _checks(type(struct)):
         value = getattr(struct, name)
         if value is not None:
-            for check_value in by_type.get(type(value), ()):
-                check_value(name, value)
+            for check_value in checks.get(type(value), ()):
+                check_value(f"{path}.{name}" if path else name, value)
+
+
+def _check_structs(path: str, values: list[typing.Any]) -> None:
+    for index, value in enumerate(values):
+        if isinstance(value, msgspec.Struct):
+            check_struct(f"{path}[{index}]", value)
+
+
+def check_value(path: str, value: typing.Any, hint: typing.Any) -> None:
+    """The same for a part that was decoded as `hint`."""
+    for check_one in _checks_of(hint).get(type(value), ()):
+        check_one(path, value)
 
 
 def _plain(number: float) -> str:

@@ -6,7 +6,6 @@ the JSON the client sent, for the checkpoint's template. Knows nothing of templa
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any
 
 import msgspec
@@ -14,7 +13,7 @@ import msgspec
 from quire.shared.errors import INVALID_VALUE, MISSING_PARAMETER, UNSUPPORTED_VALUE, ApiError, echo
 from quire.shared.messages import ChatPrompt
 
-from .bounds import MAX_ID, Choice, Items, Json, Number, Text, out_of_bounds
+from .bounds import MAX_ID, Choice, Items, Json, Number, Text
 from .protocol import (
     ABSENT,
     MAX_LOGPROBS,
@@ -28,75 +27,85 @@ from .protocol import (
 
 MAX_MESSAGES = 2048
 MAX_TOOLS = 128
+_MAX_PARTS = 2048
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
-_TOOL_NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
-_LARGE_JSON = Json(64 << 20)
+_MAX_TEXT_BYTES = 64 << 20
 """The body's own limit is lower and decides."""
+_LARGE_TEXT = Text(0, _MAX_TEXT_BYTES)
+_NAME = Text(1, 64, of="a-zA-Z0-9_.-")
+_OBJECT = Items(0, 1024, keys=Text(0, 256))
+"""An object whose values only the template looks at; their depth and size are the body's."""
 _RESERVED_KWARGS = (
     "messages", "tools", "documents", "chat_template", "add_generation_prompt", "continue_final_message"
 )  # fmt: skip
 
 
-class _Function(msgspec.Struct):
-    name: str | None = None
-    arguments: str | dict[str, Any] | None = None
+class Function(msgspec.Struct):
+    name: Annotated[str | None, Text(1, 256)] = None
+    arguments: Annotated[str | dict[str, Any] | None, _LARGE_TEXT, _OBJECT] = None
 
 
-class _ToolCall(msgspec.Struct):
-    id: str | None = None
-    type: str | None = None
-    function: _Function | None = None
+class ToolCall(msgspec.Struct):
+    id: Annotated[str | None, Text(0, 256)] = None
+    type: Annotated[str | None, Text(0, 64)] = None
+    function: Function | None = None
 
 
-class _Part(msgspec.Struct):
-    type: str
-    text: str | None = None
-    refusal: str | None = None
+class Part(msgspec.Struct):
+    type: Annotated[str, Text(1, 64)]
+    text: Annotated[str | None, _LARGE_TEXT] = None
+    refusal: Annotated[str | None, _LARGE_TEXT] = None
 
 
-class _Message(msgspec.Struct):
+class Message(msgspec.Struct):
     """What is checked of a message; the rest goes to the template unseen."""
 
-    role: str
-    content: str | list[_Part] | None = None
-    tool_calls: list[_ToolCall] | None = None
-    name: str | None = None
-    tool_call_id: str | None = None
+    role: Annotated[str, Choice(_ROLES)]
+    content: Annotated[str | list[Part] | None, _LARGE_TEXT, Items(0, _MAX_PARTS)] = None
+    tool_calls: Annotated[list[ToolCall] | None, Items(0, MAX_TOOLS)] = None
+    name: Annotated[str | None, Text(0, 256)] = None
+    tool_call_id: Annotated[str | None, Text(0, 256)] = None
 
 
-class _ToolFunction(msgspec.Struct):
-    name: str
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
+class ToolFunction(msgspec.Struct):
+    name: Annotated[str, _NAME]
+    description: Annotated[str | None, Text(0, 64 << 10)] = None
+    parameters: Annotated[dict[str, Any] | None, _OBJECT] = None
     strict: bool | None = None
 
 
-class _Tool(msgspec.Struct):
-    type: str
-    function: _ToolFunction | None = None
+class Tool(msgspec.Struct):
+    type: Annotated[str, Text(1, 64)]
+    function: ToolFunction | None = None
+
+
+Messages = Annotated[list[Message], Items(1, MAX_MESSAGES)]
+Tools = Annotated[list[Tool], Items(1, MAX_TOOLS)]
+Documents = Annotated[list[dict[str, Any]], Items(0, MAX_MESSAGES, _OBJECT)]
 
 
 class ChatRequest(GenerationRequest, kw_only=True):
     """The body of POST /v1/chat/completions."""
 
-    messages: Annotated[msgspec.Raw, _LARGE_JSON] = ABSENT
+    messages: Annotated[msgspec.Raw, Json(_MAX_TEXT_BYTES, Messages, is_required=True)] = ABSENT
+    max_tokens: Annotated[int | None, Number(1, MAX_ID)] = None
     max_completion_tokens: Annotated[int | None, Number(1, MAX_ID)] = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int | None, Number(0, MAX_LOGPROBS)] = None
-    tools: Annotated[msgspec.Raw, Json(4 << 20)] = ABSENT
+    tools: Annotated[msgspec.Raw, Json(4 << 20, Tools)] = ABSENT
     tool_choice: Annotated[msgspec.Raw, Json(64 << 10)] = ABSENT
     parallel_tool_calls: bool | None = None
     reasoning_effort: Annotated[str | None, Choice(("none", "minimal", "low", "medium", "high", "xhigh", "max"))] = None
     include_reasoning: bool | None = None
     chat_template_kwargs: Annotated[dict[str, Any] | None, Items(0, 64, keys=Text(1, 64))] = None
-    chat_template: Annotated[msgspec.Raw, Json(64 << 10)] = ABSENT
+    chat_template: Annotated[msgspec.Raw, Json(64 << 10, is_refused=True)] = ABSENT
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
-    documents: Annotated[msgspec.Raw, _LARGE_JSON] = ABSENT
-    functions: Annotated[msgspec.Raw, Json(4 << 20)] = ABSENT
+    documents: Annotated[msgspec.Raw, Json(_MAX_TEXT_BYTES, Documents)] = ABSENT
+    functions: Annotated[msgspec.Raw, Json(4 << 20, is_refused=True)] = ABSENT
     function_call: Annotated[msgspec.Raw, Json(64 << 10)] = ABSENT
     modalities: Annotated[list[str] | None, Items(0, 8, Text(0, 64))] = None
-    audio: Annotated[msgspec.Raw, Json(64 << 10)] = ABSENT
+    audio: Annotated[msgspec.Raw, Json(64 << 10, is_refused=True)] = ABSENT
 
 
 _decoder = msgspec.json.Decoder(ChatRequest)
@@ -110,7 +119,7 @@ def parse_chat(body: bytes) -> tuple[ChatRequest, ChatPrompt]:
     messages = json_of(request.messages)
     if not messages:
         raise ApiError(MISSING_PARAMETER, "messages is required.", "messages")
-    _check_messages(decode_part(messages, list[_Message], "messages"))
+    _check_messages(decode_part(messages, Messages, "messages"))
     prompt = ChatPrompt(
         messages_json=messages,
         tools_json=_tools_of(request),
@@ -124,8 +133,6 @@ def parse_chat(body: bytes) -> tuple[ChatRequest, ChatPrompt]:
 
 
 def _check_fields(request: ChatRequest) -> None:
-    if request.max_tokens == 0:
-        raise out_of_bounds("max_tokens", f"must be in [1, {MAX_ID}], got 0")
     if request.top_logprobs and not request.logprobs:
         raise ApiError(INVALID_VALUE, "top_logprobs needs logprobs: true.", "top_logprobs")
     if request.add_generation_prompt and request.continue_final_message:
@@ -133,22 +140,15 @@ def _check_fields(request: ChatRequest) -> None:
         raise ApiError(INVALID_VALUE, message, "continue_final_message")
     if request.echo:
         raise unsupported("echo")
-    for name in ("chat_template", "functions", "audio"):
-        if json_of(getattr(request, name)):
-            raise unsupported(name)
     if json_of(request.function_call) not in (b"", b'"none"', b'"auto"'):
         raise unsupported("function_call")
     if request.modalities is not None and any(modality != "text" for modality in request.modalities):
         raise unsupported("modalities", "other than text")
 
 
-def _check_messages(messages: list[_Message]) -> None:
-    if not 1 <= len(messages) <= MAX_MESSAGES:
-        raise out_of_bounds("messages", f"must have 1 to {MAX_MESSAGES} items, got {len(messages)}")
+def _check_messages(messages: list[Message]) -> None:
     for index, message in enumerate(messages):
         path = f"messages[{index}]"
-        if message.role not in _ROLES:
-            raise out_of_bounds(f"{path}.role", f"must be one of {', '.join(_ROLES)}, got {echo(message.role)}")
         if isinstance(message.content, list):
             _check_parts(message.content, path)
         elif message.content is None and message.role != "assistant":
@@ -158,7 +158,7 @@ def _check_messages(messages: list[_Message]) -> None:
             _check_tool_calls(message.tool_calls, path)
 
 
-def _check_parts(parts: list[_Part], path: str) -> None:
+def _check_parts(parts: list[Part], path: str) -> None:
     for index, part in enumerate(parts):
         where = f"{path}.content[{index}]"
         if part.type not in ("text", "refusal"):
@@ -168,9 +168,7 @@ def _check_parts(parts: list[_Part], path: str) -> None:
             raise ApiError(MISSING_PARAMETER, f"{where}.{part.type} is required.", f"{where}.{part.type}")
 
 
-def _check_tool_calls(calls: list[_ToolCall], path: str) -> None:
-    if len(calls) > MAX_TOOLS:
-        raise out_of_bounds(f"{path}.tool_calls", f"must have at most {MAX_TOOLS} items, got {len(calls)}")
+def _check_tool_calls(calls: list[ToolCall], path: str) -> None:
     for index, call in enumerate(calls):
         if call.function is None or not call.function.name:
             where = f"{path}.tool_calls[{index}].function.name"
@@ -186,19 +184,11 @@ def _tools_of(request: ChatRequest) -> bytes:
         raise unsupported("tool_choice", "other than none and auto")
     if not tools:
         return b""
-    decoded = decode_part(tools, list[_Tool], "tools")
-    if not 1 <= len(decoded) <= MAX_TOOLS:
-        raise out_of_bounds("tools", f"must have 1 to {MAX_TOOLS} items, got {len(decoded)}")
-    for index, tool in enumerate(decoded):
+    for index, tool in enumerate(decode_part(tools, Tools, "tools")):
         if tool.type != "function":
             raise unsupported(f"tools[{index}].type", echo(tool.type))
         if tool.function is None:
             raise ApiError(MISSING_PARAMETER, f"tools[{index}].function is required.", f"tools[{index}].function")
-        if not _TOOL_NAME.fullmatch(tool.function.name):
-            raise out_of_bounds(
-                f"tools[{index}].function.name",
-                f"must have 1 to 64 characters of a-z, A-Z, 0-9, _, . and -, got {echo(tool.function.name)}",
-            )
     return b"" if choice == b'"none"' else tools
 
 
@@ -217,6 +207,6 @@ def _kwargs_of(request: ChatRequest) -> bytes:
 
 def _documents_of(request: ChatRequest) -> bytes:
     documents = json_of(request.documents)
-    if documents and len(decode_part(documents, list[dict[str, Any]], "documents")) > MAX_MESSAGES:
-        raise out_of_bounds("documents", f"must have at most {MAX_MESSAGES} items")
+    if documents:
+        decode_part(documents, Documents, "documents")
     return documents

@@ -15,7 +15,7 @@ import msgspec
 from quire.shared.errors import INVALID_TYPE, INVALID_VALUE, MISSING_PARAMETER, ApiError
 from quire.shared.messages import IdsPrompt, Prompt, TextPrompt
 
-from .bounds import MAX_ID, Json, Number, Text, out_of_bounds
+from .bounds import MAX_ID, Items, Json, Number, Text, out_of_bounds
 from .protocol import (
     ABSENT,
     MAX_CHOICES,
@@ -29,16 +29,25 @@ from .protocol import (
 )
 
 DEFAULT_MAX_TOKENS = 16
+_MAX_TEXT_BYTES = 64 << 20
+"""The body's own limit is lower and decides."""
+_MAX_PROMPT_IDS = 1 << 22
+_TEXT = Text(1, _MAX_TEXT_BYTES)
+_IDS = Items(1, _MAX_PROMPT_IDS, Number(0, MAX_ID))
+_ONE_TEXT = Annotated[str, _TEXT]
+_TEXTS = Annotated[list[str], Items(1, MAX_CHOICES, _TEXT)]
+_ONE_IDS = Annotated[list[int], _IDS]
+_MANY_IDS = Annotated[list[list[int]], Items(1, MAX_CHOICES, _IDS)]
+_Prompt = _ONE_TEXT | _TEXTS | _ONE_IDS | _MANY_IDS
 
 
 class CompletionRequest(GenerationRequest, kw_only=True):
     """The body of POST /v1/completions."""
 
-    prompt: Annotated[msgspec.Raw, Json(64 << 20)] = ABSENT
-    """The body's own limit is lower and decides."""
+    prompt: Annotated[msgspec.Raw, Json(_MAX_TEXT_BYTES, _Prompt, is_required=True)] = ABSENT
     logprobs: Annotated[int | None, Number(0, MAX_LOGPROBS)] = None
-    suffix: Annotated[str | None, Text(0, 64 << 20)] = None
-    prompt_embeds: Annotated[msgspec.Raw, Json(64 << 20)] = ABSENT
+    suffix: Annotated[str | None, Text(0, _MAX_TEXT_BYTES)] = None
+    prompt_embeds: Annotated[msgspec.Raw, Json(_MAX_TEXT_BYTES, is_refused=True)] = ABSENT
 
 
 _decoder = msgspec.json.Decoder(CompletionRequest)
@@ -50,8 +59,6 @@ def parse_completion(body: bytes) -> tuple[CompletionRequest, list[Prompt]]:
     check_shared(request)
     if request.suffix:
         raise unsupported("suffix")
-    if json_of(request.prompt_embeds):
-        raise unsupported("prompt_embeds")
     if request.max_tokens == 0 and not request.echo:
         raise out_of_bounds("max_tokens", "must be at least 1; 0 is allowed only with echo: true")
     prompts = _prompts(json_of(request.prompt), request.add_special_tokens is not False)
@@ -65,40 +72,18 @@ def _prompts(raw: bytes, add_special_tokens: bool) -> list[Prompt]:
     if not raw:
         raise ApiError(MISSING_PARAMETER, "prompt is required.", "prompt")
     if raw[:1] == b'"':
-        return [_text(decode_part(raw, str, "prompt"), "prompt", add_special_tokens)]
+        return [TextPrompt(decode_part(raw, _ONE_TEXT, "prompt"), add_special_tokens)]
     inside = raw[1:].lstrip()[:1]
     if raw[:1] != b"[":
         raise ApiError(INVALID_TYPE, "prompt must be a string, a list of strings, or token ids.", "prompt")
-    if inside == b"]":
-        raise out_of_bounds("prompt", "must not be empty")
     if inside == b'"':
-        texts = decode_part(raw, list[str], "prompt")
-        _check_number(len(texts))
-        return [_text(text, f"prompt[{i}]", add_special_tokens) for i, text in enumerate(texts)]
+        return [TextPrompt(text, add_special_tokens) for text in decode_part(raw, _TEXTS, "prompt")]
     if inside == b"[":
-        lists = decode_part(raw, list[list[int]], "prompt")
-        _check_number(len(lists))
-        return [_ids(ids, f"prompt[{i}]") for i, ids in enumerate(lists)]
-    return [_ids(decode_part(raw, list[int], "prompt"), "prompt")]
+        return [_packed(ids) for ids in decode_part(raw, _MANY_IDS, "prompt")]
+    return [_packed(decode_part(raw, _ONE_IDS, "prompt"))]
 
 
-def _check_number(number: int) -> None:
-    if number > MAX_CHOICES:
-        raise out_of_bounds("prompt", f"must have at most {MAX_CHOICES} prompts, got {number}")
-
-
-def _text(text: str, path: str, add_special_tokens: bool) -> TextPrompt:
-    if not text:
-        raise out_of_bounds(path, "must not be empty")
-    return TextPrompt(text, add_special_tokens)
-
-
-def _ids(ids: list[int], path: str) -> IdsPrompt:
-    if not ids:
-        raise out_of_bounds(path, "must not be empty")
-    low, high = min(ids), max(ids)
-    if low < 0 or high > MAX_ID:
-        raise out_of_bounds(path, f"must hold token ids in [0, {MAX_ID}], got {low if low < 0 else high}")
+def _packed(ids: list[int]) -> IdsPrompt:
     packed = array.array("i", ids)
     if sys.byteorder == "big":
         packed.byteswap()

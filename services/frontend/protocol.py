@@ -7,8 +7,9 @@ Knows nothing of the served model.
 
 from __future__ import annotations
 
+import functools
 import re
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
@@ -22,7 +23,7 @@ from quire.shared.errors import (
     echo,
 )
 
-from .bounds import MAX_ID, Choice, Items, Json, Number, Text, check, out_of_bounds
+from .bounds import MAX_ID, Choice, Items, Json, Number, Text, bounds_of, check, check_value, out_of_bounds
 
 MAX_CHOICES = 128
 """Prompts x n of one request."""
@@ -34,7 +35,7 @@ _MAX_CONTAINERS = 100_000
 """Objects and arrays of one body; bounds what measuring the depth can cost."""
 _INT64 = Number(-(1 << 63), (1 << 63) - 1)
 _TOKEN_ID = Number(0, MAX_ID)
-_SMALL_JSON = Json(64 << 10)
+_REFUSED = Json(64 << 10, is_refused=True)
 
 ABSENT = msgspec.Raw()
 """Default of a field kept as raw JSON."""
@@ -43,6 +44,10 @@ ABSENT = msgspec.Raw()
 class StreamOptions(msgspec.Struct):
     include_usage: bool | None = None
     continuous_usage_stats: bool | None = None
+
+
+class ResponseFormat(msgspec.Struct):
+    type: Annotated[str, Text(1, 64)]
 
 
 class GenerationRequest(msgspec.Struct, kw_only=True):
@@ -66,7 +71,7 @@ class GenerationRequest(msgspec.Struct, kw_only=True):
     stop: Annotated[str | list[str] | None, Text(1, 256), Items(0, 16, Text(1, 256))] = None
     stop_token_ids: Annotated[list[int] | None, Items(0, 1024, _TOKEN_ID)] = None
     ignore_eos: bool | None = None
-    logit_bias: Annotated[dict[str, float] | None, Items(0, 1024, Number(-100, 100), keys=Text(1, 10))] = None
+    logit_bias: Annotated[dict[str, float] | None, Items(0, 1024, Number(-100, 100), keys=Text(1, 10, of="0-9"))] = None
     allowed_token_ids: Annotated[list[int] | None, Items(1, 65536, _TOKEN_ID)] = None
     prompt_logprobs: Annotated[int | None, Number(0, MAX_LOGPROBS)] = None
 
@@ -90,19 +95,19 @@ class GenerationRequest(msgspec.Struct, kw_only=True):
     # Known, and refused unless they ask for nothing: answering as if they were not there would be wrong.
     best_of: Annotated[int | None, Number(0, MAX_CHOICES)] = None
     use_beam_search: bool | None = None
-    response_format: Annotated[msgspec.Raw, _SMALL_JSON] = ABSENT
-    structured_outputs: Annotated[msgspec.Raw, _SMALL_JSON] = ABSENT
-    guided_json: Annotated[msgspec.Raw, _SMALL_JSON] = ABSENT
-    guided_regex: Annotated[msgspec.Raw, _SMALL_JSON] = ABSENT
-    guided_choice: Annotated[msgspec.Raw, _SMALL_JSON] = ABSENT
-    guided_grammar: Annotated[msgspec.Raw, _SMALL_JSON] = ABSENT
-    guided_decoding_backend: Annotated[msgspec.Raw, _SMALL_JSON] = ABSENT
-    logits_processors: Annotated[msgspec.Raw, _SMALL_JSON] = ABSENT
-    logit_processors: Annotated[msgspec.Raw, _SMALL_JSON] = ABSENT
-    logprob_token_ids: Annotated[msgspec.Raw, _SMALL_JSON] = ABSENT
-    repetition_detection: Annotated[msgspec.Raw, _SMALL_JSON] = ABSENT
-    thinking_token_budget: Annotated[msgspec.Raw, _SMALL_JSON] = ABSENT
-    bad_words: Annotated[msgspec.Raw, _SMALL_JSON] = ABSENT
+    response_format: Annotated[msgspec.Raw, Json(64 << 10, ResponseFormat)] = ABSENT
+    structured_outputs: Annotated[msgspec.Raw, _REFUSED] = ABSENT
+    guided_json: Annotated[msgspec.Raw, _REFUSED] = ABSENT
+    guided_regex: Annotated[msgspec.Raw, _REFUSED] = ABSENT
+    guided_choice: Annotated[msgspec.Raw, _REFUSED] = ABSENT
+    guided_grammar: Annotated[msgspec.Raw, _REFUSED] = ABSENT
+    guided_decoding_backend: Annotated[msgspec.Raw, _REFUSED] = ABSENT
+    logits_processors: Annotated[msgspec.Raw, _REFUSED] = ABSENT
+    logit_processors: Annotated[msgspec.Raw, _REFUSED] = ABSENT
+    logprob_token_ids: Annotated[msgspec.Raw, _REFUSED] = ABSENT
+    repetition_detection: Annotated[msgspec.Raw, _REFUSED] = ABSENT
+    thinking_token_budget: Annotated[msgspec.Raw, _REFUSED] = ABSENT
+    bad_words: Annotated[msgspec.Raw, _REFUSED] = ABSENT
 
     @property
     def num_choices(self) -> int:
@@ -124,15 +129,16 @@ class GenerationRequest(msgspec.Struct, kw_only=True):
 
 
 _EMPTY_JSON = (b"", b"null", b"[]", b"{}", b'""', b"false")
-_UNSUPPORTED = (
-    "structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar", "guided_decoding_backend",
-    "logits_processors", "logit_processors", "logprob_token_ids", "repetition_detection", "thinking_token_budget",
-    "bad_words",
-)  # fmt: skip
 
 
-class _ResponseFormat(msgspec.Struct):
-    type: str
+@functools.cache
+def _refused_fields(cls: type[GenerationRequest]) -> tuple[str, ...]:
+    """Known, and refused unless they ask for nothing."""
+    return tuple(
+        name
+        for name, bounds in bounds_of(cls).items()
+        if any(isinstance(bound, Json) and bound.is_refused for bound in bounds)
+    )
 
 
 def json_of(raw: msgspec.Raw) -> bytes:
@@ -144,7 +150,7 @@ def json_of(raw: msgspec.Raw) -> bytes:
 def check_shared(request: GenerationRequest) -> None:
     """Everything that can be said of the shared fields without knowing the endpoint or the model."""
     check(request)
-    for name in _UNSUPPORTED:
+    for name in _refused_fields(type(request)):
         if bytes(getattr(request, name)).strip() not in _EMPTY_JSON:
             raise unsupported(name)
     if request.use_beam_search:
@@ -154,7 +160,7 @@ def check_shared(request: GenerationRequest) -> None:
     if request.truncation_side == "right":
         raise unsupported("truncation_side", "'right'")
     if response_format := json_of(request.response_format):
-        kind = decode_part(response_format, _ResponseFormat, "response_format").type
+        kind = decode_part(response_format, ResponseFormat, "response_format").type
         if kind != "text":
             raise unsupported("response_format", f"of type {echo(kind)}")
     if request.truncate_prompt_tokens == 0:
@@ -165,7 +171,7 @@ def check_shared(request: GenerationRequest) -> None:
         raise ApiError(INVALID_VALUE, "prompt_logprobs is not available with stream: true.", param="prompt_logprobs")
     if request.logit_bias is not None:
         for key in request.logit_bias:
-            if not (key.isascii() and key.isdigit() and int(key) <= MAX_ID):
+            if int(key) > MAX_ID:
                 message = f"logit_bias has the key {echo(key)!r}, which is not a token id."
                 raise ApiError(INVALID_VALUE, message, "logit_bias")
 
@@ -199,12 +205,14 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[RequestT]) -> RequestT:
         raise decode_error(error) from None
 
 
-def decode_part(part: bytes, kind: type[RequestT], path: str) -> RequestT:
-    """A raw field as `kind`; `path` is where it stood."""
+def decode_part(part: bytes, kind: Any, path: str) -> Any:
+    """A raw field as `kind`, within its bounds; `path` is where it stood."""
     try:
-        return msgspec.json.decode(part, type=kind)
+        decoded = msgspec.json.decode(part, type=kind)
     except (UnicodeDecodeError, RecursionError, msgspec.MsgspecError) as error:
         raise decode_error(error, path) from None
+    check_value(path, decoded, kind)
+    return decoded
 
 
 def decode_error(error: Exception, path: str = "") -> ApiError:
