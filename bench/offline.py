@@ -22,8 +22,9 @@ from bench.recording import medians, record, spread, table, write
 from bench.response import monotonic
 from bench.workloads import PRESETS, Workload, id_prompts
 from quire.services.engine.commit import Committer
+from quire.services.engine.limits import Limits
 from quire.services.engine.outbox import Outbox
-from quire.services.engine.scheduler import Limits, Scheduler
+from quire.services.engine.scheduler import Scheduler
 from quire.services.engine.stats import Stats
 from quire.services.engine.step_builder import build_plan
 from quire.shared import model_files

@@ -14,8 +14,9 @@ from quire.shared.messages import Finished, Started, StepResult
 
 from .outbox import Columns, Outbox, prompt_logprobs_of
 from .request import Choice, Request, Status
-from .scheduler import Scheduler, Step
+from .scheduler import Scheduler
 from .stats import Stats
+from .step import Step
 from .stopping import Ending, ending
 
 NOT_FINITE = "the model's output for this request was not a number; it cannot be continued"
@@ -77,7 +78,7 @@ class Committer:
                 columns.finished.append(Finished(place, end.reason, end.stop_reason))
                 self._finish(choice, end, now)
             elif choice.num_known % block_size == 0:
-                self._scheduler.offer_blocks(choice)
+                self._scheduler.tables.offer(choice)
         self._stats.step(step.num_tokens, latencies)
 
     def _start(self, choice: Choice, columns: Columns, place: int, now: float) -> None:
@@ -100,13 +101,13 @@ class Committer:
         self._finish(choice, end, now)
 
     def _finish(self, choice: Choice, end: Ending, now: float) -> None:
-        self._scheduler.offer_blocks(choice)
+        self._scheduler.tables.offer(choice)
         self._scheduler.finish(choice)
         self._stats.finished(choice, end.reason, now)
 
     def _fail(self, choice: Choice) -> None:
         """Its logits were not finite: the choice ends, and nothing it computed is reused."""
-        self._scheduler.forget_blocks(choice)
+        self._scheduler.tables.distrust(choice)
         self._scheduler.finish(choice)
         columns, place = self._outbox.nothing(choice)
         columns.finished.append(Finished(place, "error", message=NOT_FINITE))

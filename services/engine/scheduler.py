@@ -9,53 +9,18 @@ Knows no sockets and no messages but Submit; step_builder.py turns a Step into a
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-import msgspec
-
 from quire.shared.messages import History, Submit
 
+from . import invariants
 from .block_manager import BlockManager
-from .policy import LOOK_AHEAD, MAX_PREEMPTIONS, MAX_SKIPS, PrecedenceList, precedence
+from .block_tables import BlockTables
+from .limits import Limits
+from .policy import LOOK_AHEAD, MAX_SKIPS, PrecedenceList, precedence
 from .prefix_cache import PrefixCache
 from .request import Choice, Request, Status
 from .slots import Slots
+from .step import Row, Step
 from .suspects import admissible
-
-
-class Limits(msgspec.Struct, frozen=True):
-    """What the device and the flags allow; all counts."""
-
-    num_blocks: int
-    block_size: int
-    max_num_seqs: int
-    max_num_batched_tokens: int
-    max_model_len: int
-    schedule_policy: str = "fcfs"
-    prefix_caching: bool = True
-
-
-class Row(msgspec.Struct, gc=False):
-    """One scheduled choice of a step."""
-
-    choice: Choice
-    num_scheduled: int
-    num_computed: int
-    """Before the step."""
-    samples: bool
-    """Whether it reaches the choice's last token and draws the next."""
-
-
-class Step(msgspec.Struct):
-    """One step's work, rows of one token first."""
-
-    rows: list[Row]
-    copies: list[tuple[int, int]]
-    released: list[int]
-
-    @property
-    def num_tokens(self) -> int:
-        return sum(row.num_scheduled for row in self.rows)
 
 
 class Scheduler:
@@ -65,6 +30,7 @@ class Scheduler:
         self.limits = limits
         self.cache = PrefixCache(limits.block_size, limits.prefix_caching)
         self.blocks = BlockManager(limits.num_blocks, self.cache)
+        self.tables = BlockTables(limits, self.blocks, self.cache)
         self.slots = Slots(limits.max_num_seqs)
         self.waiting = PrecedenceList()
         self.running = PrecedenceList()
@@ -194,9 +160,7 @@ class Scheduler:
     def _grow_or_give_way(self, choice: Choice) -> bool:
         """One block more for a running choice, at the cost of those after it; False when it was preempted itself."""
         while True:
-            taken = self.blocks.take(1)
-            if taken is not None:
-                choice.blocks += taken
+            if self.tables.grow(choice):
                 return True
             victim = self.running.victim(choice)
             self._preempt(victim or choice)
@@ -213,9 +177,7 @@ class Scheduler:
         self.waiting.add(choice)
 
     def _let_go(self, choice: Choice) -> None:
-        self.blocks.release(choice.blocks)
-        choice.blocks = []
-        choice.num_announced_blocks = choice.num_hashed = choice.num_computed = 0
+        self.tables.release(choice)
         if choice.slot >= 0:
             self.slots.release(choice.slot)
             choice.slot = -1
@@ -229,7 +191,7 @@ class Scheduler:
         if samples:
             choice.num_tokens += 1
         if num_scheduled > 1:
-            self.offer_blocks(choice)
+            self.tables.offer(choice)
         request = choice.request
         if len(request.choices) < request.submit.n and samples and not request.submit.history:
             self._fork(request)
@@ -258,7 +220,9 @@ class Scheduler:
 
     def _admit(self, step: Step, choice: Choice, budget: int) -> int:
         """Give a waiting choice blocks for its known tokens, and a slot; returns its scheduled tokens, or 0."""
-        if not self._hold_blocks(step, choice):
+        is_fork = bool(choice.blocks)  # it shares its prompt's blocks and recomputes the last token
+        tables = self.tables
+        if not (tables.own_tail(choice, step.copies) if is_fork else tables.fill(choice, len(self.running))):
             return 0
         choice.slot = self.slots.take()
         choice.status = Status.RUNNING
@@ -268,91 +232,22 @@ class Scheduler:
         self._advance(step, choice, num_scheduled)
         return num_scheduled
 
-    def _hold_blocks(self, step: Step, choice: Choice) -> bool:
-        block_size = self.limits.block_size
-        if choice.blocks:  # a fork: it shares its prompt's blocks and recomputes the last token
-            return self._own_tail(step, choice)
-        hits = self._find_hits(choice)
-        last = choice.limit if choice.num_preemptions >= MAX_PREEMPTIONS else choice.num_tokens
-        num_wanted = -(-last // block_size) - len(hits)
-        spare = min(len(self.running), self.limits.num_blocks // 64)  # lest the next steps preempt it again
-        if num_wanted + spare > self.blocks.num_free - self.blocks.num_unheld(hits):
-            return False
-        self.blocks.share(hits)
-        taken = self.blocks.take(num_wanted)
-        if taken is None:
-            raise RuntimeError("the block manager counted free blocks that it does not have")
-        choice.blocks = hits + taken
-        choice.num_hashed = len(hits)
-        choice.num_computed = len(hits) * block_size
-        if not choice.started:
-            choice.num_cached_tokens = choice.num_computed
-            self.cache.num_queried_tokens += choice.num_tokens
-            self.cache.num_hit_tokens += choice.num_computed
-        return True
-
-    def _find_hits(self, choice: Choice) -> list[int]:
-        """Cached blocks of the choice's tokens, all but the last of which may come from the cache."""
-        if not self.limits.prefix_caching or choice.request.submit.sampling.prompt_logprobs is not None:
-            return []  # prompt logprobs need the logits of every position
-        max_blocks = (choice.num_tokens - 1) // self.limits.block_size
-        self.cache.extend(choice.hashes, choice.ids, max_blocks)
-        return self.cache.find(choice.hashes, max_blocks)
-
     def _adopt_hits(self, choice: Choice) -> int:
-        """Take over what others have computed of a running choice's prompt since it was admitted; returns its tokens.
-
-        Of requests with one long prefix that come together the first is computed in chunks, and the next may
-        be ahead of it. The workers are told of the row anew, in a slot that is free for it.
-        """
-        block_size = self.limits.block_size
-        first = choice.num_computed // block_size
-        hits = self._find_hits(choice) if choice.num_computed % block_size == 0 else []
-        if len(hits) <= first:
-            return 0
-        self.blocks.share(hits[first:])
-        self.blocks.release(choice.blocks[first : len(hits)])
-        choice.blocks[first : len(hits)] = hits[first:]
-        choice.num_hashed = len(hits)
-        num_adopted = (len(hits) - first) * block_size
-        choice.num_computed += num_adopted
-        self.cache.num_hit_tokens += num_adopted
-        if not choice.started:
-            choice.num_cached_tokens += num_adopted
-        self.slots.release(choice.slot)
-        choice.slot = self.slots.take()
-        choice.num_announced_blocks = 0
+        """Let a running choice take over what others have computed of its prompt; returns its tokens."""
+        num_adopted = self.tables.adopt(choice)
+        if num_adopted:
+            self.slots.release(choice.slot)
+            choice.slot = self.slots.take()
         return num_adopted
-
-    def _own_tail(self, step: Step, choice: Choice) -> bool:
-        """Copy on write: the block that a fork's next token goes to becomes its own."""
-        tail = choice.num_computed // self.limits.block_size
-        shared = choice.blocks[tail]
-        if not self.blocks.must_copy(shared):
-            return True
-        taken = self.blocks.take(1)
-        if taken is None:
-            return False
-        choice.blocks[tail] = taken[0]
-        step.copies.append((shared, taken[0]))
-        self.blocks.release([shared])
-        return True
 
     def _fork(self, request: Request) -> None:
         """Create the other choices of a request. They share the first one's prompt blocks if those are computed."""
         first = request.choices[0]
-        num_prompt = request.num_prompt_tokens
-        is_computed = first.num_computed >= num_prompt
-        num_blocks = -(-num_prompt // self.limits.block_size)
+        is_computed = first.num_computed >= request.num_prompt_tokens
         for index in range(len(request.choices), request.submit.n):
             choice = self._enqueue(request, index)
             if is_computed:
-                choice.blocks = first.blocks[:num_blocks]
-                self.blocks.share(choice.blocks)
-                choice.num_computed = num_prompt - 1
-                choice.num_hashed = choice.num_computed // self.limits.block_size
-                choice.hashes = first.hashes[: choice.num_hashed + 1]
-                choice.num_cached_tokens = first.num_cached_tokens
+                self.tables.share_prompt(first, choice)
 
     def _strip_waiting(self) -> bool:
         """Nothing runs and nothing fits: forks that wait with shared blocks give them up and start afresh."""
@@ -361,45 +256,9 @@ class Scheduler:
             self._let_go(choice)
         return bool(holders)
 
-    # --- the prefix cache ---------------------------------------------------------------------------
-
-    def offer_blocks(self, choice: Choice) -> None:
-        """Offer the choice's full blocks to the prefix cache: their tokens known, their KV planned.
-
-        Planned is enough: workers run plans in order, and within a step write all KV of a layer before
-        any row reads it.
-        """
-        num_full = min(choice.num_computed, choice.num_known) // self.limits.block_size
-        if num_full <= choice.num_hashed or not self.limits.prefix_caching:
-            return
-        self.cache.extend(choice.hashes, choice.ids, num_full)
-        for index in range(choice.num_hashed, num_full):
-            self.cache.insert(choice.hashes[index + 1], choice.blocks[index])
-        choice.num_hashed = num_full
-
-    def forget_blocks(self, choice: Choice) -> None:
-        """What a choice computed is not to be trusted: none of its blocks stays in the prefix cache."""
-        for block in choice.blocks:
-            self.cache.forget(block)
-
     def check(self) -> None:
         """Derive every invariant of blocks, cache and queues anew. Raises RuntimeError."""
-        choices = [choice for request in self.requests.values() for choice in request.choices]
-        self.blocks.check(choice.blocks for choice in choices)
-        _check_status(self.waiting, Status.WAITING)
-        _check_status(self.running, Status.RUNNING)
-        slots = [choice.slot for choice in self.running]
-        if len(set(slots)) != len(slots) or self.slots.num_free + len(slots) != self.limits.max_num_seqs:
-            raise RuntimeError(f"slots {slots} and {self.slots.num_free} free ones are not {self.limits.max_num_seqs}")
-        for choice in self.running:
-            if choice.num_computed > len(choice.blocks) * self.limits.block_size:
-                raise RuntimeError(f"{choice.num_computed} computed tokens in {len(choice.blocks)} blocks")
-
-
-def _check_status(choices: Iterable[Choice], status: Status) -> None:
-    for choice in choices:
-        if choice.status is not status:
-            raise RuntimeError(f"a {choice.status.value} choice is among the {status.value}")
+        invariants.check(self)
 
 
 def _is_longer(row: Row) -> bool:

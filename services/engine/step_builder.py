@@ -10,7 +10,7 @@ from array import array
 from quire.shared.messages import NewRow, Plan, Slot
 
 from .request import Choice
-from .scheduler import Step
+from .step import Step
 
 
 def build_plan(number: int, step: Step) -> Plan:

@@ -10,7 +10,8 @@ from array import array
 from quire.shared import errors
 from quire.shared.messages import Refused, Submit
 
-from .scheduler import Limits, Scheduler
+from .limits import Limits
+from .scheduler import Scheduler
 
 
 def refusal(submit: Submit, scheduler: Scheduler, vocab_size: int, max_open_choices: int) -> Refused | None:

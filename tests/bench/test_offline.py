@@ -7,7 +7,7 @@ import json
 import pytest
 
 from bench import offline
-from quire.services.engine.scheduler import Limits
+from quire.services.engine.limits import Limits
 from quire.shared.messages import StepResult
 
 

@@ -11,9 +11,11 @@ from collections import deque
 from collections.abc import Callable
 
 from quire.services.engine.commit import Committer
+from quire.services.engine.limits import Limits
 from quire.services.engine.outbox import Outbox
-from quire.services.engine.scheduler import Limits, Scheduler, Step
+from quire.services.engine.scheduler import Scheduler
 from quire.services.engine.stats import Stats
+from quire.services.engine.step import Step
 from quire.services.engine.step_builder import build_plan
 from quire.services.worker import fake_rows
 from quire.shared.messages import Finished, History, Plan, RequestId, SamplingParams, Started, StepResult, Submit
