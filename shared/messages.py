@@ -339,6 +339,10 @@ class Refused(_Message, frozen=True, tag="refused"):
     retry_after_seconds: float | None = None
 
 
+RESUMABLE = ("lost", "moved")
+"""Finish reasons after which the record's owner may submit it again."""
+
+
 class Finished(_Message, frozen=True):
     """The end of one choice; `row` indexes the batch it comes with."""
 

@@ -10,7 +10,6 @@ import gc
 import logging
 import signal
 import time
-from collections import deque
 from collections.abc import Sequence
 from types import FrameType
 
@@ -21,9 +20,7 @@ from quire.shared.messages import (
     Abort,
     Accepted,
     Configure,
-    GenerationDefaults,
     Hello,
-    ModelCard,
     Report,
     StepResult,
     Submit,
@@ -33,11 +30,11 @@ from quire.shared.messages import (
 from quire.shared.neighbours import POLL_SECONDS, Above
 from quire.shared.service import Service, bootstrap
 
-from .commit import Committer
 from .outbox import Outbox
+from .replica import Replica
 from .request import Request
-from .scheduler import Limits, Scheduler, Step
 from .stats import Stats
+from .step import Step
 from .step_builder import build_plan
 from .submission import refusal
 from .workers import Workers
@@ -45,16 +42,6 @@ from .workers import Workers
 logger = logging.getLogger("quire.engine")
 
 REPORT_SECONDS = 1.0
-
-
-class Replica:
-    """What exists while the workers are ready: the scheduler, the plans in flight, what the workers said."""
-
-    def __init__(self, facts: WorkerReady, scheduler: Scheduler, committer: Committer) -> None:
-        self.facts = facts
-        self.scheduler = scheduler
-        self.committer = committer
-        self.in_flight: deque[tuple[int, Step]] = deque()
 
 
 class Engine:
@@ -215,18 +202,7 @@ class Engine:
 
     def _on_ready(self, facts: WorkerReady) -> None:
         config = self._config
-        limits = Limits(
-            num_blocks=facts.num_blocks,
-            block_size=config.block_size,
-            max_num_seqs=config.max_num_seqs,
-            max_num_batched_tokens=config.max_num_batched_tokens,
-            max_model_len=facts.max_model_len,
-            schedule_policy=config.schedule_policy,
-            prefix_caching=config.prefix_caching,
-        )
-        scheduler = Scheduler(limits)
-        committer = Committer(scheduler, self._outbox, self._stats, frozenset(facts.eos_token_ids))
-        self._replica = Replica(facts, scheduler, committer)
+        self._replica = Replica(facts, config, self._outbox, self._stats)
         self._stats.worker_ready(facts)
         self._state = "ready"
         logger.info(
@@ -261,25 +237,10 @@ class Engine:
             samples=self._stats.snapshot(
                 replica.scheduler if replica else None, now - self._last_step_at if self._is_busy else 0.0
             ),
-            card=self._card(replica) if replica else None,
+            card=replica.card if replica else None,
             known=list(self._workers.reports.values()),
         )
         self._above.publish(report)
-
-    def _card(self, replica: Replica) -> ModelCard:
-        """What tokenizers need of the model; names, template and defaults are theirs to add."""
-        limits = replica.scheduler.limits
-        return ModelCard(
-            names=[],
-            root="",
-            created=0,
-            vocab_size=replica.facts.vocab_size,
-            max_model_len=limits.max_model_len,
-            max_num_seqs=limits.max_num_seqs,
-            num_kv_tokens=limits.num_blocks * limits.block_size,
-            has_chat_template=False,
-            defaults=GenerationDefaults(),
-        )
 
     def _stop(self) -> None:
         """End what is open, cleanly, and say so above."""

@@ -14,6 +14,8 @@ from .known_services import KnownServices, kind_of
 
 _STALLED_SAMPLE = "quire_engine_last_step_age_seconds"
 """The engine's: how long the step under way has been waited for."""
+_NEEDED = ("worker", "engine", "tokenizer")
+"""Kinds of which one group must be sound. Frontends answer for themselves."""
 _BUSY_FACTOR = 10.0
 """A worker in a long step is silent; its engine, which waits for it, is not."""
 
@@ -31,20 +33,21 @@ class Health:
     def trouble(self) -> str:
         """A sentence; empty when every kind of service below has one that makes progress."""
         ages = self._known.ages()
-        sound: dict[str, bool] = {}
-        words: dict[str, str] = {}
-        for report in self._known.reports:
-            kind = kind_of(report)
-            if kind not in ("worker", "engine", "tokenizer"):
-                continue
-            word = self._complaint(kind, report, ages.get(report.name, 0.0))
-            sound[kind] = sound.get(kind, False) or not word
-            if word:
-                words.setdefault(kind, word)
+        words: dict[str, dict[str, str]] = {kind: {} for kind in _NEEDED}
+        """By kind and group: what is wrong with it, or nothing."""
         for name, cause in self.outages.items():
-            if name not in ages or not sound.get(name.partition("-")[0], False):
-                return f"{name} stays down: {cause}"
-        return next((words[kind] for kind, is_sound in sound.items() if not is_sound), "")
+            if (kind := name.partition("-")[0]) in words:
+                words[kind][_group(name)] = f"{name} stays down: {cause}"
+        for report in self._known.reports:
+            name, kind = report.name, kind_of(report)
+            if kind not in words or name in self.outages:  # an outage's report is its last words
+                continue
+            word = self._complaint(kind, report, ages.get(name, 0.0))
+            words[kind][_group(name)] = words[kind].get(_group(name)) or word
+        for groups in words.values():
+            if groups and all(groups.values()):
+                return next(iter(groups.values()))
+        return ""
 
     def _complaint(self, kind: str, report: Report, age: float) -> str:
         if not self._limit:
@@ -56,3 +59,8 @@ class Health:
         if stalled > self._limit * _BUSY_FACTOR:
             return f"a step of {report.name} has not ended for {stalled:.0f} s"
         return ""
+
+
+def _group(name: str) -> str:
+    """What fails as one: the workers of an engine, or a service by itself."""
+    return name.rpartition("-")[0] if name.startswith("worker-") else name

@@ -14,7 +14,7 @@ import logging
 import msgspec
 
 from quire.shared.config import FrontendConfig
-from quire.shared.errors import INTERNAL_ERROR, SERVICE_UNAVAILABLE, ApiError
+from quire.shared.errors import SERVICE_UNAVAILABLE, ApiError
 from quire.shared.link import Client, Reader
 from quire.shared.messages import (
     Abort,
@@ -33,9 +33,10 @@ from quire.shared.request_ids import RequestIds
 from quire.shared.service import Service
 
 from .known_services import KnownServices, card_in
-from .mailbox import AnswerFailed, Delta, Mailbox
+from .mailbox import Mailbox
 from .record import Record, new_record
 from .resuming import Resuming, submittable
+from .text_batches import TextBatches
 
 logger = logging.getLogger("quire.frontend")
 
@@ -62,11 +63,11 @@ class TokenizerClient:
         """By the id of the present attempt."""
         self._parked: dict[RequestId, Record] = {}
         """Those of the records that wait to be submitted again, in the order of their loss."""
+        self._batches = TextBatches(self._records, self._end_choice, self._lost, loop)
         self._resuming = Resuming(service.config.resume, service.config.resume_timeout)
         self._ids = RequestIds()
         self._tokenizers: dict[str, _Tokenizer] = {}
         self._num_wanting_ids = 0
-        self._has_had_turn = False
         self._remote = set(service.config.tokenizer_address)
         self._below: Below[ToFrontend] = Below(
             service, "tokenizer", ToFrontend, self._on_appear, self._on_vanish, service.config.tokenizer_address
@@ -220,9 +221,9 @@ class TokenizerClient:
             case TextBatch():
                 is_plain = not (message.started or message.finished or message.logprobs or message.prompt_logprobs)
                 if is_plain and not self._num_wanting_ids:
-                    self._on_text_batch(message)
+                    self._batches.deliver_plain(message)
                 else:
-                    self._on_full_batch(message)
+                    self._batches.deliver(message)
             case Accepted():
                 if (record := self._records.get(message.request_id)) is not None:
                     record.is_accepted, record.parked_since = True, 0.0
@@ -242,77 +243,6 @@ class TokenizerClient:
                 self.known.hear(message)
                 if self._parked:
                     self._submit_parked()
-
-    def _on_text_batch(self, batch: TextBatch) -> None:
-        """The hot path: a step's rows of nothing but text."""
-        records = self._records
-        at_once = self._is_first_of_turn()
-        token_ids, offset = batch.token_ids, 0
-        for request_id, choice, text, count in zip(
-            batch.request_ids, batch.choices, batch.texts, batch.counts, strict=True
-        ):
-            start = offset
-            offset += 4 * count
-            record = records.get(request_id)  # type: ignore[call-overload]
-            if record is not None:
-                so_far = record.choices[choice]
-                so_far.ids += token_ids[start:offset]
-                so_far.num_chars += len(text)
-                record.mailbox.deliver(Delta(record.position * record.generate.n + choice, text, count), at_once)
-
-    def _is_first_of_turn(self) -> bool:
-        """Whether no batch came yet in this turn of the event loop: what follows in one turn is better joined."""
-        if self._has_had_turn:
-            return False
-        self._has_had_turn = True
-        self._loop.call_soon(self._end_turn)
-        return True
-
-    def _end_turn(self) -> None:
-        self._has_had_turn = False
-
-    def _on_full_batch(self, batch: TextBatch) -> None:
-        """A step's rows of which some begin, end, or carry logprobs or ids."""
-        started = {one.row: one for one in batch.started}
-        finished = {one.row: one for one in batch.finished}
-        logprobs = {one.row: one for one in batch.logprobs}
-        prompt_logprobs = {one.row: one for one in batch.prompt_logprobs}
-        offset = 0
-        for row, request_id in enumerate(batch.request_ids):
-            count = batch.counts[row]
-            end = offset + 4 * count
-            ids, offset = batch.token_ids[offset:end], end
-            record = self._records.get(RequestId(request_id))
-            if record is None:
-                continue
-            so_far = record.choices[batch.choices[row]]
-            so_far.ids += ids
-            so_far.num_chars += len(batch.texts[row])
-            delta = Delta(record.first_index + batch.choices[row], batch.texts[row], count)
-            if record.generate.text.return_prompt_ids:
-                delta.token_ids = ids
-            if (begin := started.get(row)) is not None and not so_far.is_started:
-                so_far.is_started = True
-                delta.num_cached_tokens = begin.num_cached_tokens
-            if (found := logprobs.get(row)) is not None:
-                delta.tokens, delta.top = found.tokens, found.top
-            if (found := prompt_logprobs.get(row)) is not None:
-                delta.prompt_tokens, delta.prompt_top = found.tokens, found.top
-            if (finish := finished.get(row)) is None:
-                record.mailbox.deliver(delta)
-            elif finish.reason in ("stop", "length"):
-                delta.finish_reason, delta.stop_reason = finish.reason, finish.stop_reason
-                record.mailbox.deliver(delta)
-                self._end_choice(record, batch.choices[row])
-            elif finish.reason in ("lost", "moved"):
-                if delta.text or delta.count:
-                    record.mailbox.deliver(delta)
-                self._lost(record, finish.reason)
-            else:
-                record.mailbox.deliver(delta)
-                message = finish.message or "The request was aborted by the server."
-                record.mailbox.fail(AnswerFailed(INTERNAL_ERROR, message))
-                self._end_choice(record, batch.choices[row])
 
     def _end_choice(self, record: Record, choice: int) -> None:
         if record.num_open == 1:

@@ -46,7 +46,8 @@ class ControlLink:
 
     def _appeared(self, name: str, client: Client[Any]) -> None:
         self._clients[name] = client
-        self._say_outages(name)
+        if self._outages:
+            self._say_outages(name)
         self._watch(client.fileno())
 
     def _vanished(self, name: str) -> None:
@@ -87,7 +88,7 @@ class ControlLink:
             self._say_outages(name)
 
     def _say_outages(self, name: str) -> None:
-        if self._outages and name.startswith("frontend-"):
+        if name.startswith("frontend-"):
             self._clients[name].send(Outages(self._outages))
 
     def tell(self, state: str, detail: str = "") -> None:

@@ -17,6 +17,7 @@ import msgspec
 from quire.shared.config import ServiceConfig
 from quire.shared.link import wait
 from quire.shared.messages import (
+    RESUMABLE,
     Abort,
     Accepted,
     Finished,
@@ -174,7 +175,7 @@ class OfflineLink:
             return
         choice = record.output.choices[batch.choices[finished.row]]
         choice.finish_reason, choice.stop_reason = finished.reason, finished.stop_reason
-        if finished.reason in ("error", "lost", "moved"):
+        if finished.reason in ("error", *RESUMABLE):
             choice.finish_reason = "error"
             record.output.error = finished.message or "the request failed"
         record.num_open -= 1

@@ -119,6 +119,8 @@ class Supervisor:
     # --- starting -----------------------------------------------------------------------------
 
     def _start(self, spec: ServiceSpec) -> None:
+        if self._restarts.given_up.pop(spec.name, None) is not None:
+            self._tell_outages()
         child = Child(self._joining(spec))
         self.children[spec.name] = child
         self.names_used.add(spec.name)

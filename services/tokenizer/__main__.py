@@ -1,5 +1,5 @@
 """`python -m quire.services.tokenizer`."""
 
-from .service import main
+from .process import main
 
 main()

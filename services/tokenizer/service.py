@@ -8,41 +8,32 @@ Does nothing heavy itself: it runs on the event loop.
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
-import signal
-import sys
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-import uvloop
 
 from quire.shared.config import TokenizerConfig
 from quire.shared.errors import SERVICE_UNAVAILABLE, refused
 from quire.shared.link import Reader
 from quire.shared.messages import Abort, Accepted, Generate, Hello, Refused, Report, TokenBatch, ToTokenizer
-from quire.shared.model_files import ModelFilesError
-from quire.shared.neighbours import POLL_SECONDS, Above
-from quire.shared.service import Service, bootstrap
+from quire.shared.neighbours import Above
+from quire.shared.service import Service
 
 from .encoding_lanes import EncodingLanes
 from .engine_client import Engines
-from .model import Model, load_model
+from .model import Model
 from .outbox import Outbox
 from .preparation import Job, Preparation, Prepared
 from .reporting import Reporting
 from .request import Request
 from .stats import Stats
-from .tokenizer_files import TokenizerFilesError
 from .translation import add_resumed, end_request, translate
 
 logger = logging.getLogger("quire.tokenizer")
 
 RETRY_SECONDS = 1.0
-_SWITCH_SECONDS = 0.0005
-"""How long an encoding thread may keep the interpreter from the event loop."""
 
 _LOST = "the engine that ran this request was lost"
 
@@ -259,47 +250,3 @@ class TokenizerService:
             self._lanes.close()
         self._engines.close()
         self._server.close()
-
-
-async def run(service: Service[TokenizerConfig]) -> None:
-    """Serve until SIGTERM or SIGINT; a second one ends the wait for running requests."""
-    loop = asyncio.get_running_loop()
-    tokenizer = TokenizerService(service, loop)
-    stopping = asyncio.Event()
-    hurry = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, lambda: hurry.set() if stopping.is_set() else stopping.set())
-    polling = loop.create_task(_poll(tokenizer))
-    try:
-        loading = loop.run_in_executor(None, load_model, service.config)
-        stop_waiter = loop.create_task(stopping.wait())
-        await asyncio.wait((loading, stop_waiter), return_when=asyncio.FIRST_COMPLETED)
-        if loading.done():
-            tokenizer.load(loading.result())
-            gc.collect()
-            gc.freeze()
-        await stop_waiter
-        await tokenizer.drain(service.config.shutdown_timeout, hurry)
-    finally:
-        polling.cancel()
-        tokenizer.close()
-
-
-async def _poll(tokenizer: TokenizerService) -> None:
-    while True:
-        try:
-            tokenizer.poll()
-        except Exception:
-            logger.exception("the neighbours could not be polled")
-        await asyncio.sleep(POLL_SECONDS)
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    service = bootstrap("tokenizer", TokenizerConfig, argv)
-    sys.setswitchinterval(_SWITCH_SECONDS)
-    try:
-        uvloop.run(run(service))
-    except (ModelFilesError, TokenizerFilesError) as error:
-        sys.exit(f"quire: {error}")
-    finally:
-        service.close()

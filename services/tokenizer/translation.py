@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from quire.shared.messages import Abort, Finished, Started, TokenBatch
+from quire.shared.messages import RESUMABLE, Abort, Finished, Started, TokenBatch
 
 from .choice_text import ChoiceText
 from .logprobs import text_logprobs
@@ -20,9 +20,6 @@ from .outbox import Outbox
 from .request import Request
 from .token_bytes import TokenTexts
 from .token_ids import unpack_ids
-
-RESUMABLE = ("lost", "moved")
-"""Reasons after which the record's owner may submit it again."""
 
 
 class Translation(msgspec.Struct):

@@ -137,7 +137,7 @@ def loaded_by(module: str) -> set[str]:
     "module",
     [
         "quire.services.frontend.service",
-        "quire.services.tokenizer.service",
+        "quire.services.tokenizer.process",
         "quire.services.engine.service",
         "quire.services.launcher.serve",
         "quire.services.launcher.llm",

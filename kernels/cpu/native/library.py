@@ -1,15 +1,10 @@
-"""The native library in this process: loaded once, its functions called through ctypes with plain addresses.
-
-Torch must have been imported before: the library computes with torch's OpenMP threads.
-"""
+"""The native library in this process: loaded once, its functions called through ctypes with plain addresses."""
 
 from __future__ import annotations
 
 import ctypes
 from pathlib import Path
 from typing import Any
-
-import torch  # noqa: F401  its OpenMP must be there before the library
 
 from .build import BuildError, library_path, supported_levels
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from quire.services.launcher.child import Child, Ending
+from quire.services.launcher.crash_policy import CrashPolicy
 from quire.services.launcher.supervisor import Supervisor
 from quire.services.launcher.topology import ServiceSpec
 from quire.shared.config import LauncherConfig
@@ -57,13 +60,15 @@ class Recorder:
 class Deployment:
     """Fake services under a real supervisor; `modes` says how each behaves (by name; default serve)."""
 
-    def __init__(self, path: Path, modes: dict[str, str], shutdown_timeout: float = 10.0) -> None:
+    def __init__(
+        self, path: Path, modes: dict[str, str], shutdown_timeout: float = 10.0, policy: CrashPolicy | None = None
+    ) -> None:
         self.path = path
         self.modes = modes
         self.trace = path.parent / "trace"
         self.recorder = Recorder()
         config = LauncherConfig(run_dir=str(path), shutdown_timeout=shutdown_timeout)
-        self.supervisor = Supervisor(config, self.spec, self.recorder)
+        self.supervisor = Supervisor(config, self.spec, self.recorder, policy)
         self.outcome: bool | None = None
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
@@ -79,6 +84,16 @@ class Deployment:
 
     def pid(self, name: str) -> int:
         return self.supervisor.children[name].pid
+
+    def pid_or(self, name: str, other: int) -> int:
+        """Its pid, or `other` while it is not there."""
+        child = self.supervisor.children.get(name)
+        return other if child is None else child.pid
+
+    def outages(self, name: str) -> list[dict[str, str]]:
+        """What a frontend was told of services that stay down, in order."""
+        file = Path(f"{self.trace}.outages.{name}")
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
     def stop_order(self) -> list[str]:
         return self.trace.read_text().split()
@@ -102,7 +117,7 @@ def deploy(run_dir: Path) -> Iterator[Deploy]:
     """deploy(modes, ...) starts one; it is gone after the test."""
     started: list[Deployment] = []
 
-    def start(modes: dict[str, str] | None = None, **settings: float) -> Deployment:
+    def start(modes: dict[str, str] | None = None, **settings: Any) -> Deployment:
         started.append(Deployment(run_dir, modes or {}, **settings))
         return started[-1]
 

@@ -6,6 +6,7 @@ Run as a script. `--mode` chooses how it behaves; see `main`.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import subprocess
@@ -14,7 +15,7 @@ import time
 
 from quire.shared.config import ServiceConfig
 from quire.shared.link import wait
-from quire.shared.messages import Hello, ToTokenizer
+from quire.shared.messages import Hello, Outages, ToFrontendFromOperator, ToTokenizer
 from quire.shared.neighbours import Above
 from quire.shared.service import Service, die_with_parent
 
@@ -25,6 +26,7 @@ def main() -> None:
     parser.add_argument("--name", required=True)
     parser.add_argument("--parent-pid", type=int, required=True)
     parser.add_argument("--mode", default="serve")
+    parser.add_argument("--is-joining", action="store_true", help="a frontend beside others; nothing here")
     parser.add_argument("--trace", help="file that gets a line when it stops")
     given = parser.parse_args()
     die_with_parent(given.parent_pid)
@@ -39,7 +41,7 @@ def main() -> None:
     if given.mode == "leaves_a_child":
         print("grandchild", subprocess.Popen(["sleep", "600"]).pid, flush=True)
     service = Service(given.name.partition("-")[0], ServiceConfig(run_dir=given.run_dir, name=given.name))
-    server = service.listen(ToTokenizer)
+    server = service.listen(ToFrontendFromOperator if service.kind == "frontend" else ToTokenizer)
     above = Above(server, service, on_vanish=lambda name: None)
     time.sleep(0.05)
     if given.mode == "fails":
@@ -54,6 +56,9 @@ def main() -> None:
             if isinstance(message, Hello):
                 above.hear(peer, message)
                 heard = True
+            elif isinstance(message, Outages) and given.trace:
+                with open(f"{given.trace}.outages.{given.name}", "a", encoding="utf-8") as file:
+                    file.write(json.dumps(message.causes) + "\n")
         if heard and given.mode == "fails":
             time.sleep(0.1)
             server.close()

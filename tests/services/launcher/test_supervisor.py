@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from quire.services.launcher.crash_policy import Loss, Restart, StayDown
+from quire.services.launcher.scale import scale
+
 from .conftest import CHAIN, FAKE_SERVICE, ROOT, Deploy, is_alive, wait_until
 
 
@@ -126,3 +129,35 @@ def test_children_die_with_a_killed_supervisor(tmp_path: Path) -> None:
         assert len(pids) == 4
         process.kill()
         wait_until(lambda: not any(is_alive(pid) for pid in pids))
+
+
+class _StartsAgainOnce:
+    """The first crash is mended, the second is the last."""
+
+    def __init__(self) -> None:
+        self._names: set[str] = set()
+
+    def decide(self, loss: Loss, now: float) -> Restart | StayDown:
+        if loss.name in self._names:
+            return StayDown(f"two crashes of {loss.name}")
+        self._names.add(loss.name)
+        return Restart("a crash", 0.0)
+
+
+def test_what_stays_down_is_told_to_every_frontend_also_to_later_ones_and_taken_back(deploy: Deploy) -> None:
+    deployment = deploy(policy=_StartsAgainOnce())
+    assert deployment.recorder.is_ready.wait(20)
+    first = deployment.pid("tokenizer-0")
+    os.kill(first, signal.SIGKILL)
+    wait_until(lambda: deployment.supervisor.children.get("tokenizer-0") is not None)
+    wait_until(lambda: deployment.pid_or("tokenizer-0", first) != first)
+    wait_until(lambda: deployment.supervisor.children["tokenizer-0"].is_ready)
+    os.kill(deployment.pid("tokenizer-0"), signal.SIGKILL)
+    wait_until(lambda: deployment.outages("frontend-0") == [{"tokenizer-0": "two crashes of tokenizer-0"}])
+    assert deployment.recorder.given_up == ["two crashes of tokenizer-0"]
+    assert scale(["frontend=2", "--run-dir", str(deployment.path)]) == 0
+    wait_until(lambda: deployment.outages("frontend-1") == [{"tokenizer-0": "two crashes of tokenizer-0"}])
+    assert scale(["tokenizer=1", "--run-dir", str(deployment.path)]) == 0
+    wait_until(lambda: deployment.outages("frontend-0")[-1] == {})
+    deployment.close()
+    assert deployment.outcome is True
