@@ -14,6 +14,7 @@ from quire.shared.weight_files import TensorEntry
 
 from .errors import DeviceError
 from .layers.placement import Placement
+from .tensor_parallel import ALONE, RankGroup
 
 logger = logging.getLogger("quire.worker")
 
@@ -24,7 +25,9 @@ _TINY_BYTES = 64 << 20
 _NATIVE_BFLOAT16 = {"avx512_bf16", "amx_bf16"}
 
 
-def choose_placement(device: str, dtype: str, config: ModelConfig, entries: dict[str, TensorEntry]) -> Placement:
+def choose_placement(
+    device: str, dtype: str, config: ModelConfig, entries: dict[str, TensorEntry], group: RankGroup = ALONE
+) -> Placement:
     """`device` auto | cpu | cuda, `dtype` auto | float32 | bfloat16 | float16. Raises DeviceError."""
     if device == "cuda" and not torch.cuda.is_available():
         raise DeviceError("--device cuda: torch sees no CUDA device; use --device cpu")
@@ -34,7 +37,7 @@ def choose_placement(device: str, dtype: str, config: ModelConfig, entries: dict
         # A tiny model gains nothing by bfloat16, and in float32 a text computed in another way is the same text.
         asked = "float32"
     chosen = asked if is_cuda else _cpu_dtype(asked, is_explicit=dtype != "auto")
-    return Placement(torch.device("cuda" if is_cuda else "cpu"), _DTYPES[chosen])
+    return Placement(torch.device("cuda" if is_cuda else "cpu"), _DTYPES[chosen], group)
 
 
 def choose_kernels(wanted: str, device: str) -> None:
@@ -99,11 +102,11 @@ def _cpu_quota(cgroup: Path) -> float | None:
     return None
 
 
-def available_bytes(device: torch.device) -> int:
-    """Memory that can still be taken: of the GPU, or of the machine and this process's cgroups."""
+def available_bytes(device: torch.device, num_ranks: int = 1) -> int:
+    """Memory that can still be taken: of the GPU, or of the machine and this process's cgroups, which ranks share."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return min([_machine_bytes(), *_cgroup_bytes()])
+    return min([_machine_bytes(), *_cgroup_bytes()]) // num_ranks
 
 
 def _machine_bytes() -> int:

@@ -26,6 +26,14 @@ class MemoryPlan(Struct, frozen=True):
     parts: list[tuple[str, int]]
     """(what, bytes)"""
 
+    def with_blocks(self, num_blocks: int, block_size: int) -> MemoryPlan:
+        """The same with fewer blocks: what all ranks of a group have room for."""
+        if num_blocks == self.num_blocks:
+            return self
+        *others, (what, size) = self.parts
+        parts = [*others, (what, size // self.num_blocks * num_blocks)]
+        return MemoryPlan(num_blocks, min(self.max_model_len, num_blocks * block_size), parts)
+
 
 def workspace_bytes(config: ModelConfig, wanted: Configure, dtype: torch.dtype) -> int:
     """What the largest step holds beside weights and KV cache, at its worst moment."""

@@ -14,6 +14,7 @@ import torch
 from quire import kernels
 from quire.shared import model_files
 from quire.shared.messages import Configure, Plan, StepResult, WorkerReady
+from quire.shared.sharding import part_of
 
 from .batch_state import Limits
 from .device import available_bytes, choose_placement, choose_threads
@@ -26,6 +27,8 @@ from .memory_plan import MemoryPlan, plan_memory
 from .models import build_model
 from .packing import Packing, choose_linear
 from .step_runner import StepRunner
+from .tensor_parallel import ALONE, RankGroup
+from .weight_cuts import WeightCuts
 from .weights import load_weights
 
 
@@ -41,21 +44,25 @@ class ModelRunner:
         on_progress: Callable[[int, int], None] = lambda done, total: None,
         linear: str = "auto",
         quantization: str = "none",
+        group: RankGroup = ALONE,
     ) -> None:
-        self.config = model_files.read_model_config(folder)
+        whole = model_files.read_model_config(folder)
+        self.config = part_of(whole, group.size)
+        self._group = group
         self.eos_token_ids = model_files.eos_token_ids(folder)
         entries = model_files.read_weight_entries(folder)
         self._threads = threads or choose_threads(sum(entry.size_bytes for entry in entries.values()))
         self._kv_cache: KVCache | None = None
         self._steps: StepRunner | None = None
         self.use_threads()
-        self.placement = choose_placement(device, dtype, self.config, entries)
+        self.placement = choose_placement(device, dtype, self.config, entries, group)
         with torch.inference_mode():
             self.model = build_model(self.config, self.placement)
             targets = self.model.targets()
             self._linear_choice = choose_linear(self.model, self.placement, linear, quantization)
             packing = Packing(self.model, targets, self._linear_choice)
-            load_weights(entries, targets, self.config.tie_word_embeddings, on_progress, packing.filled)
+            cuts, is_tied = WeightCuts(whole, group), self.config.tie_word_embeddings
+            load_weights(cuts.rows(entries), targets, is_tied, on_progress, packing.filled, cuts.columns)
             self.weight_bytes = packing.weight_bytes()
 
     def use_threads(self) -> int:
@@ -68,10 +75,11 @@ class ModelRunner:
         if self._steps is not None:
             self._steps.close()
         self._steps = self._kv_cache = None
-        free_bytes = available_bytes(self.placement.device)
+        free_bytes = available_bytes(self.placement.device, self._group.size)
         plan = plan_memory(
             self.config, wanted, self.placement.device, self.placement.dtype, self.weight_bytes, free_bytes
         )
+        plan = plan.with_blocks(self._group.smallest(plan.num_blocks, self.placement.device), wanted.block_size)
         limits = self.limits = Limits(
             max_num_seqs=wanted.max_num_seqs,
             max_num_batched_tokens=wanted.max_num_batched_tokens,

@@ -5,6 +5,7 @@ Files are mapped, never read whole. Every tensor of the model must be there, and
 
 from __future__ import annotations
 
+import math
 import mmap
 from collections.abc import Callable
 from pathlib import Path
@@ -27,11 +28,13 @@ def load_weights(
     is_tied: bool,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     on_filled: Callable[[str], None] = lambda name: None,
+    columns: Callable[[str], tuple[int, int, int] | None] = lambda name: None,
 ) -> None:
     """Fill every target and take it out of `targets`, in the order of the files. Raises ModelFilesError.
 
     is_tied: an lm_head.weight in the files is the embedding again, and not wanted.
     on_filled(name) and on_progress(bytes done, bytes in all): after each tensor.
+    columns(name): the first of those wanted, how many, and of how many in all; None: all. See WeightCuts.
     """
     wanted = {
         name: entry
@@ -45,7 +48,7 @@ def load_weights(
     for name, entry in sorted(wanted.items(), key=lambda item: (item[1].file, item[1].offset)):
         if entry.file not in mapped:
             mapped = {entry.file: _map(entry.file)}
-        _fill(name, targets.pop(name), entry, mapped[entry.file])
+        _fill(name, targets.pop(name), entry, mapped[entry.file], columns(name))
         _let_go(entry, mapped[entry.file])
         on_filled(name)
         done += entry.size_bytes
@@ -75,11 +78,16 @@ def _let_go(entry: TensorEntry, mapped: mmap.mmap) -> None:
         mapped.madvise(mmap.MADV_DONTNEED, start, entry.offset + entry.size_bytes - start)
 
 
-def _fill(name: str, target: torch.Tensor, entry: TensorEntry, mapped: mmap.mmap) -> None:
+def _fill(
+    name: str, target: torch.Tensor, entry: TensorEntry, mapped: mmap.mmap, columns: tuple[int, int, int] | None
+) -> None:
     dtype = _DTYPES.get(entry.dtype)
     if dtype is None:
         raise ModelFilesError(f"{name} has type {entry.dtype}; supported are {', '.join(_DTYPES)}")
-    if tuple(target.shape) != entry.shape:
-        raise ModelFilesError(f"{name} has shape {list(entry.shape)}; the model's is {list(target.shape)}")
-    source = torch.frombuffer(mapped, dtype=dtype, count=target.numel(), offset=entry.offset)
-    target.copy_(source.view(entry.shape))
+    shape = tuple(target.shape) if columns is None else (target.shape[0], columns[2])
+    if shape != entry.shape:
+        raise ModelFilesError(f"{name} has shape {list(entry.shape)}; the model's is {list(shape)}")
+    if not target.numel():
+        return
+    source = torch.frombuffer(mapped, dtype=dtype, count=math.prod(shape), offset=entry.offset).view(shape)
+    target.copy_(source if columns is None else source[:, columns[0] : columns[0] + columns[1]])

@@ -29,7 +29,7 @@ class Attention:
         kv_size = config.num_key_value_heads * config.head_dim
         sizes = {"q_proj": q_size, "k_proj": kv_size, "v_proj": kv_size}
         self.qkv = Linear(placement, config.hidden_size, sizes, has_qkv_bias)
-        self.output = Linear(placement, q_size, {"o_proj": config.hidden_size}, has_output_bias)
+        self.output = Linear(placement, q_size, {"o_proj": config.hidden_size}, has_output_bias, is_sum=True)
         self.q_norm = RMSNorm(placement, config.head_dim, config.rms_norm_eps) if has_qk_norm else None
         self.k_norm = RMSNorm(placement, config.head_dim, config.rms_norm_eps) if has_qk_norm else None
         self._epsilon = config.rms_norm_eps

@@ -10,15 +10,25 @@ from .placement import Placement, Targets, unpacked
 
 
 class Linear:
-    """x [T, in] -> [T, sum of out_sizes]; `out_sizes` are by the checkpoint's names, in the order of the result."""
+    """x [T, in] -> [T, sum of out_sizes]; `out_sizes` are by the checkpoint's names, in the order of the result.
 
-    def __init__(self, placement: Placement, in_size: int, out_sizes: dict[str, int], has_bias: bool) -> None:
+    Of several ranks, sizes are this one's. is_sum: each rank has a part of the inputs, and results are summed.
+    """
+
+    def __init__(
+        self, placement: Placement, in_size: int, out_sizes: dict[str, int], has_bias: bool, is_sum: bool = False
+    ) -> None:
         self._out_sizes = out_sizes
+        self._sum_over = placement.group if is_sum and placement.group.size > 1 else None
         self.weight: torch.Tensor | kernels.PackedWeight = placement.empty(sum(out_sizes.values()), in_size)
         self.bias = placement.empty(sum(out_sizes.values())) if has_bias else None
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return kernels.linear(x, self.weight, self.bias)
+        if self._sum_over is None:
+            return kernels.linear(x, self.weight, self.bias)
+        summed = self._sum_over.all_reduce(kernels.linear(x, self.weight, None))
+        # Once, not by each rank.
+        return summed if self.bias is None else summed.add_(self.bias)
 
     def pack(self, choice: kernels.LinearChoice) -> None:
         """After loading: give the weight the layout that its product wants. `targets` are no longer."""

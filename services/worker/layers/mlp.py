@@ -17,7 +17,8 @@ class GatedMLP:
     def __init__(self, config: ModelConfig, placement: Placement, has_bias: bool = False) -> None:
         sizes = {"gate_proj": config.intermediate_size, "up_proj": config.intermediate_size}
         self.gate_up = Linear(placement, config.hidden_size, sizes, has_bias)
-        self.down = Linear(placement, config.intermediate_size, {"down_proj": config.hidden_size}, has_bias)
+        sizes = {"down_proj": config.hidden_size}
+        self.down = Linear(placement, config.intermediate_size, sizes, has_bias, is_sum=True)
         self._activation = config.hidden_act
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:

@@ -9,15 +9,18 @@ from msgspec import Struct
 
 from quire import kernels
 
+from ..tensor_parallel import ALONE, RankGroup
+
 Targets: TypeAlias = dict[str, torch.Tensor]
 """Checkpoint name -> the tensor (often a part of a merged one) that takes it."""
 
 
 class Placement(Struct, frozen=True):
-    """Device and type of weights and activations."""
+    """Device and type of weights and activations, and which rank of the group holds them."""
 
     device: torch.device
     dtype: torch.dtype
+    group: RankGroup = ALONE
 
     def empty(self, *shape: int) -> torch.Tensor:
         if self.device.type == "cpu":
