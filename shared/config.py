@@ -55,10 +55,29 @@ class FrontendConfig(ServiceConfig, frozen=True, kw_only=True):
     max_in_flight: Annotated[
         int | None, Flag("choices past the door at once; absent: 4 x --max-num-seqs, at least 64", "limits", ge=1)
     ] = None
+    max_in_flight_per_key: Annotated[
+        int | None, Flag("choices of one API key past the door at once; absent: no limit of its own", "limits", ge=1)
+    ] = None
+    max_waiting_tokens: Annotated[
+        int | None, Flag("prompt tokens that may wait to run; absent: 8 x the tokens of the KV cache", "limits", ge=1)
+    ] = None
+    max_waiting_tokens_per_key: Annotated[
+        int | None,
+        Flag("prompt tokens of one API key that may wait to run; absent: no limit of its own", "limits", ge=1),
+    ] = None
     max_body_size: Annotated[int, Flag("bytes of a request's body", "limits", ge=1024, is_size=True)] = 8 << 20
     max_in_flight_size: Annotated[
         int, Flag("bytes of bodies of requests past the door at once", "limits", ge=1 << 20, is_size=True)
     ] = 256 << 20
+    queue_timeout: Annotated[
+        float,
+        Flag(
+            "seconds that a request may wait to run before it is answered 503, which a stream's headers wait for;"
+            " 0: no limit",
+            "limits",
+            ge=0.0,
+        ),
+    ] = 30.0
     stall_limit: Annotated[
         float,
         Flag("seconds without a sign of life after which a service is killed and started again; 0: never", "faults"),

@@ -12,7 +12,7 @@ from typing import NewType, TypeAlias
 
 import msgspec
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Raised whenever a message changes shape; peers of another number are refused."""
 
 RequestId = NewType("RequestId", int)
@@ -181,6 +181,8 @@ class Generate(_Message, frozen=True, tag="generate"):
     """Empty, or one entry a choice."""
     is_suspect: bool = False
     """It was in the batch of crashes before: to be run alone, and Accepted only once it does."""
+    max_queue_seconds: float = 0.0
+    """How long it may wait in the engine to run before it is Refused; 0: for ever."""
 
 
 class Abort(_Message, frozen=True, tag="abort"):
@@ -190,7 +192,7 @@ class Abort(_Message, frozen=True, tag="abort"):
     choice: int | None
     """None: the whole request."""
     cause: str
-    """client_gone | stop_string | slow_reader | peer_gone | shutdown."""
+    """client_gone | stop_string | slow_reader | queue_timeout | peer_gone | shutdown."""
 
 
 ToTokenizer: TypeAlias = Hello | Report | Generate | Abort
@@ -209,6 +211,7 @@ class Submit(_Message, frozen=True, tag="submit"):
     cache_salt: str = ""
     history: list[History] = []
     is_suspect: bool = False
+    max_queue_seconds: float = 0.0
 
 
 ToEngine: TypeAlias = Hello | Submit | Abort
@@ -328,7 +331,10 @@ class Accepted(_Message, frozen=True, tag="accepted"):
 
 
 class Refused(_Message, frozen=True, tag="refused"):
-    """Also tokenizer -> frontend: the request ends here; the one and only answer to it."""
+    """Also tokenizer -> frontend: the request ends here, without an output.
+
+    Comes instead of Accepted, or after it to a request that has waited for too long to run.
+    """
 
     request_id: RequestId
     status: int

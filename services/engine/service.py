@@ -30,6 +30,7 @@ from quire.shared.messages import (
 from quire.shared.neighbours import POLL_SECONDS, Above
 from quire.shared.service import Service, bootstrap
 
+from . import queue_deadlines
 from .outbox import Outbox
 from .replica import Replica
 from .request import Request
@@ -145,6 +146,7 @@ class Engine:
         self._next_poll = now + POLL_SECONDS
         self._workers.poll()
         self._above.poll()
+        self._refuse_overdue(now)
         if self._state != "ready" or now >= self._next_report:
             self._next_report = now + REPORT_SECONDS
             self._publish(now)
@@ -170,6 +172,18 @@ class Engine:
         if submit.history:
             replica.committer.end_exhausted(request, time.monotonic())
 
+    def _refuse_overdue(self, now: float) -> None:
+        replica = self._replica
+        for request in queue_deadlines.overdue(replica.scheduler, now) if replica is not None else ():
+            self._server.send(request.peer, queue_deadlines.refusal(request))
+            self._end(request, None, "abort")
+
+    def _end(self, request: Request, index: int | None, reason: str) -> None:
+        """One choice of it, or all that are open."""
+        if self._replica is not None:
+            for choice in self._replica.scheduler.abort(request, index):
+                self._stats.finished(choice, reason, time.monotonic())
+
     def _accept(self, request: Request) -> None:
         request.is_accepted = True
         self._server.send(request.peer, Accepted(request.submit.request_id, request.num_prompt_tokens))
@@ -185,18 +199,14 @@ class Engine:
         request = replica and replica.scheduler.requests.get((peer, abort.request_id))
         if not replica or not request:
             return  # it has ended on its own meanwhile
-        reason = "stop" if abort.cause == "stop_string" else "abort"
-        now = time.monotonic()
-        for choice in replica.scheduler.abort(request, abort.choice):
-            self._stats.finished(choice, reason, now)
+        self._end(request, abort.choice, "stop" if abort.cause == "stop_string" else "abort")
 
     def _abort_peer(self, peer: str) -> None:
         """A tokenizer is gone, and with it whoever would read the answers."""
         replica = self._replica
         if replica is not None:
             for request in [request for request in replica.scheduler.requests.values() if request.peer == peer]:
-                for choice in replica.scheduler.abort(request, None):
-                    self._stats.finished(choice, "abort", time.monotonic())
+                self._end(request, None, "abort")
 
     # --- workers come and go ----------------------------------------------------------------------------
 

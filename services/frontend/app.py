@@ -93,7 +93,7 @@ class Application:
         self.ids = RequestIds()
         self.client = TokenizerClient(service, metrics, loop)
         self.health = Health(self.client.known, self.config.stall_limit)
-        self.admission = Admission(self.config.max_in_flight, self.config.max_in_flight_size, metrics)
+        self.admission = Admission(self.config, metrics)
         self.watchdog = Watchdog(self.config.keep_alive_interval, self.config.stall_timeout, loop)
         self._keys = keys
         self._router = Router(

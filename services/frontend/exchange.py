@@ -47,11 +47,11 @@ class Exchange:
                 return value
         return None
 
-    def declared_size(self, max_size_bytes: int) -> int:
-        """Bytes that the body will have, or may have if it does not say. Raises ApiError (413)."""
+    def declared_size(self, max_size_bytes: int) -> int | None:
+        """Bytes that the body will have, if it says so. Raises ApiError (413)."""
         length = self.header(b"content-length")
         if length is None or not length.isdigit():
-            return max_size_bytes
+            return None
         if int(length) > max_size_bytes:
             raise _too_large(max_size_bytes)
         return int(length)

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from quire.shared.errors import MODEL_NOT_FOUND, ApiError, echo
+from quire.shared.errors import MODEL_NOT_FOUND, RATE_LIMIT_EXCEEDED, SERVER_OVERLOADED, ApiError, echo
 from quire.shared.messages import Accepted, Generate, ModelCard, Prompt
 from quire.shared.request_ids import chat_id, completion_id
 
+from .admission import Held, Permit, tokens_in
 from .answers import Answer, Asked, Tally, scored
 from .chat import ChatAnswer
 from .chat_protocol import ChatRequest, parse_chat
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("quire.frontend")
 
 Request = ChatRequest | CompletionRequest
+_FULL_BELOW = (RATE_LIMIT_EXCEEDED.code, SERVER_OVERLOADED.code)
+"""Refusals that pass: the door knows when there will be room."""
 
 
 def _parse_chat(body: bytes) -> tuple[Request, list[Prompt]]:
@@ -61,13 +64,16 @@ async def generate(app: Application, exchange: Exchange, endpoint: Endpoint) -> 
     arrival = time.time()
     card = app.admission.look(app.client.card, app.waiting_for)
     max_size = app.config.max_body_size
-    with app.admission.enter(card, 0, exchange.declared_size(max_size)) as permit:
+    size = exchange.declared_size(max_size)
+    with app.admission.enter(
+        card, exchange.key_name, Held(1, tokens_in(size or 0, 1, card), size or max_size)
+    ) as permit:
         body = await exchange.read_json(max_size)
         request, prompts = endpoint.parse(body)
         generates = _generates(app, exchange, request, prompts, card, arrival)
         asked = _asked(endpoint.write_id(generates[0].request_id), request, card, len(prompts), arrival)
-        permit.change(card, asked.num_choices, len(body))
-        await _Generation(app, exchange, endpoint, asked, generates, arrival).run(bool(request.stream))
+        permit.change(card, Held(asked.num_choices, tokens_in(len(body), len(prompts), card), len(body)))
+        await _Generation(app, exchange, endpoint, asked, generates, permit, arrival).run(bool(request.stream))
 
 
 def _generates(
@@ -85,12 +91,15 @@ def _generates(
     salt = request.cache_salt or ""
     if exchange.key_name:
         salt = f"{exchange.key_name}:{salt}"  # callers with different keys share no cached prefix
+    priority, max_queue = request.priority or 0, app.config.queue_timeout
     return [
+        # Once the first prompt runs, the others may wait: their answer has begun.
         Generate(
-            app.ids.next(), prompt, request.num_choices, sampling, text, request.priority or 0, arrival, cache_salt=salt
+            app.ids.next(), prompt, request.num_choices, sampling, text, priority, arrival,
+            cache_salt=salt, max_queue_seconds=0.0 if position else max_queue,
         )
-        for prompt in prompts
-    ]
+        for position, prompt in enumerate(prompts)
+    ]  # fmt: skip
 
 
 def _asked(answer_id: str, request: Request, card: ModelCard, num_prompts: int, arrival: float) -> Asked:
@@ -133,6 +142,7 @@ class _Generation:
         endpoint: Endpoint,
         asked: Asked,
         generates: list[Generate],
+        permit: Permit,
         arrival: float,
     ) -> None:
         self._app = app
@@ -140,8 +150,10 @@ class _Generation:
         self._endpoint = endpoint
         self._asked = asked
         self._generates = generates
+        self._permit = permit
         self._arrival = arrival
         self._mailbox = Mailbox(asked.num_prompts, asked.num_choices, app.loop)
+        self._mailbox.on_begin = permit.begin
         self._records = []
         self._outcome = "ok"
 
@@ -150,7 +162,7 @@ class _Generation:
         watcher = self._app.loop.create_task(self._watch())
         tally: Tally | None = None
         try:
-            accepted = await self._mailbox.settled()
+            accepted = await self._settled()
             tally = Tally(self._asked, accepted)
             answer = self._endpoint.answer(self._asked, accepted, tally)
             if is_streamed:
@@ -162,12 +174,35 @@ class _Generation:
             raise
         except ApiError as error:
             self._outcome = error.code
+            if error.code in _FULL_BELOW:
+                error.retry_after_seconds = max(error.retry_after_seconds or 1, self._app.admission.retry_seconds())
             if not self._exchange.has_started:
                 raise
         finally:
             watcher.cancel()
             self._app.client.abort(self._records, "client_gone")
             self._log(tally)
+
+    async def _settled(self) -> list[Accepted]:
+        """Every prompt's yes. Raises ApiError."""
+        limit = self._app.config.queue_timeout
+        timer = self._app.loop.call_later(limit, self._on_queue_timeout) if limit else None
+        try:
+            accepted = await self._mailbox.settled()
+        finally:
+            if timer is not None:
+                timer.cancel()
+        self._permit.count_tokens(sum(one.num_prompt_tokens for one in accepted) - self._mailbox.num_begun_tokens)
+        return accepted
+
+    def _on_queue_timeout(self) -> None:
+        """No engine has it yet; from there on the engine minds the time."""
+        if self._app.client.is_parked(self._records):
+            return  # --resume-timeout ends it
+        self._app.client.abort(self._records, "queue_timeout")
+        limit = self._app.config.queue_timeout
+        message = f"This request has waited for {limit:g} s to be prepared (--queue-timeout); please retry later."
+        self._mailbox.fail(ApiError(SERVER_OVERLOADED, message))
 
     async def _watch(self) -> None:
         await self._exchange.wait_until_gone()
@@ -179,7 +214,8 @@ class _Generation:
         self._mailbox.fail(ClientGone())
 
     async def _stream(self, answer: Answer, tally: Tally) -> None:
-        stream = EventStream(self._exchange, self._mailbox, answer, self._asked, tally, self._on_first)
+        hold_seconds = self._app.config.queue_timeout
+        stream = EventStream(self._exchange, self._mailbox, answer, self._asked, tally, self._on_first, hold_seconds)
         # A task of its own: a delta then wakes three coroutines and not all those between it and the route.
         task = self._app.loop.create_task(stream.run())
         is_stalled = False

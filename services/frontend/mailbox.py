@@ -62,7 +62,10 @@ class Delta(msgspec.Struct, gc=False):
 class Mailbox:
     """Of one HTTP request with `num_prompts` prompts and `num_choices` answers in all."""
 
-    __slots__ = ("_failure", "_limit", "_loop", "_pending", "_tails", "_waiter", "accepted", "num_awaited", "sink")
+    __slots__ = (
+        "_failure", "_limit", "_loop", "_pending", "_tails", "_waiter", "accepted", "num_awaited", "num_begun_tokens",
+        "on_begin", "queue_seconds", "sink",
+    )  # fmt: skip
 
     def __init__(self, num_prompts: int, num_choices: int, loop: asyncio.AbstractEventLoop) -> None:
         self.accepted: list[Accepted | None] = [None] * num_prompts
@@ -77,6 +80,12 @@ class Mailbox:
         self._failure: Exception | None = None
         self.sink: Callable[[Delta], bool] | None = None
         """Takes a delta past the mailbox while its owner sleeps and nothing waits; False: it cannot now."""
+        self.on_begin: Callable[[int], None] | None = None
+        """Is told of the tokens of each prompt that begins to run."""
+        self.num_begun_tokens = 0
+        """Of prompts that have begun to run."""
+        self.queue_seconds = 0.0
+        """The longest that one of them has waited in the engine."""
 
     def accept(self, position: int, message: Accepted) -> None:
         """The prompt at that position was accepted."""
@@ -85,6 +94,15 @@ class Mailbox:
             self.num_awaited -= 1
             if self.num_awaited == 0:
                 self.wake()
+
+    def begin(self, position: int, queue_seconds: float) -> None:
+        """The prompt at that position has begun to run."""
+        self.queue_seconds = max(self.queue_seconds, queue_seconds)
+        message = self.accepted[position]
+        if message is not None:
+            self.num_begun_tokens += message.num_prompt_tokens
+            if self.on_begin is not None:
+                self.on_begin(message.num_prompt_tokens)
 
     def deliver(self, delta: Delta, at_once: bool = False) -> None:
         """Add a delta; `at_once`: by the sink if that can take it."""

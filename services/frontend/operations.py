@@ -72,6 +72,7 @@ async def status(app: Application, exchange: Exchange) -> None:
         "model": None if card is None else model_json(card, card.names[0]),
         "limits": {
             "in_flight": None if card is None else app.admission.limit(card),
+            "waiting_tokens": None if card is None else app.admission.token_limit(card),
             "in_flight_bytes": app.config.max_in_flight_size,
             "body_bytes": app.config.max_body_size,
             "stall_seconds": app.config.stall_timeout,

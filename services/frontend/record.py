@@ -67,7 +67,12 @@ class Record(msgspec.Struct):
             sampling = msgspec.structs.replace(sampling, prompt_logprobs=None)  # the client has them
         history = [History(bytes(choice.ids), choice.num_chars, choice.is_finished) for choice in choices]
         return msgspec.structs.replace(
-            generate, request_id=self.request_id, sampling=sampling, history=history, is_suspect=self.is_suspect
+            generate,
+            request_id=self.request_id,
+            sampling=sampling,
+            history=history,
+            is_suspect=self.is_suspect,
+            max_queue_seconds=0.0,  # it has begun: now it is waited for
         )
 
 

@@ -32,10 +32,11 @@ _KEEP_ALIVE = b": keep-alive\n\n"
 
 
 class EventStream:
-    """One streamed response."""
+    """One streamed response. Its headers wait for the first deltas, so that it may still be refused, for `hold_seconds`
+    at most."""
 
     __slots__ = (
-        "_answer", "_asked", "_exchange", "_on_first", "_tally", "_transport",
+        "_answer", "_asked", "_exchange", "_hold_seconds", "_on_first", "_tally", "_transport",
         "has_moved", "is_sending", "mailbox", "quiet_since",
     )  # fmt: skip
 
@@ -47,12 +48,14 @@ class EventStream:
         asked: Asked,
         tally: Tally,
         on_first: Callable[[], None],
+        hold_seconds: float,
     ) -> None:
         self._exchange = exchange
         self._answer = answer
         self._asked = asked
         self._tally = tally
         self._on_first = on_first
+        self._hold_seconds = hold_seconds
         self._transport: Any = None
         if exchange.scope.get("http_version") == "1.1" and not asked.is_scoring:  # 1.0 has no chunks
             self._transport = exchange.scope.get("quire.transport")
@@ -63,21 +66,33 @@ class EventStream:
         self.quiet_since = 0.0
 
     async def run(self) -> None:
-        """Send the whole stream. Raises ClientGone; what else fails ends the stream with an error event."""
+        """Send the whole stream. Raises ClientGone; what fails once it has begun ends it with an error event."""
+        first = await self._first_deltas()
         await self._exchange.start(200, _HEADERS)
         try:
-            await self._send_deltas()
+            await self._send_deltas(first)
         except ApiError as error:
             await self._send(b"data: " + error.envelope() + b"\n\n" + _DONE, more=False)
             raise
 
-    async def _send_deltas(self) -> None:
-        """Until each choice has ended."""
+    async def _first_deltas(self) -> list[Delta]:
+        """None when it is time to begin without."""
+        if not self._hold_seconds:
+            return []
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self._hold_seconds
+        while True:
+            deltas = self.mailbox.take_now() or await self.mailbox.take()
+            if deltas or loop.time() >= end:
+                return deltas
+
+    async def _send_deltas(self, deltas: list[Delta]) -> None:
+        """Those, and all that follow until each choice has ended."""
         tally, mailbox, n = self._tally, self.mailbox, self._asked.n
         is_scoring, chunks = self._asked.is_scoring, self._answer.chunks
         is_first = True
         while True:
-            deltas = mailbox.take_now() or await mailbox.take()
+            deltas = deltas or mailbox.take_now() or await mailbox.take()
             if not deltas:
                 await self._send(_KEEP_ALIVE)
                 continue
@@ -94,6 +109,7 @@ class EventStream:
                 if len(frames) > _MAX_SEND_BYTES:
                     await self._send(frames)
                     frames = b""
+            deltas = []
             if tally.num_open == 0:
                 await self._send(frames + self._answer.closing() + _DONE, more=False)
                 return

@@ -81,6 +81,8 @@ class TextBatches:
             if record.generate.text.return_prompt_ids:
                 delta.token_ids = ids
             if (begin := started.get(row)) is not None and not so_far.is_started:
+                if not any(choice.is_started for choice in record.choices):
+                    record.mailbox.begin(record.position, begin.queue_seconds)
                 so_far.is_started = True
                 delta.num_cached_tokens = begin.num_cached_tokens
             if (found := logprobs.get(row)) is not None:

@@ -200,6 +200,10 @@ class TokenizerClient:
                 self._metrics.counter("quire_aborts_total", cause=cause).add()
                 is_counted = True
 
+    def is_parked(self, records: list[Record]) -> bool:
+        """Whether one of them waits for something that was lost to come back."""
+        return any(record.request_id in self._parked for record in records)
+
     def fail_all(self, error: ApiError, cause: str) -> None:
         """End everything under way, as at a shutdown."""
         for record in list(self._records.values()):

@@ -99,6 +99,7 @@ def make_submit(generate: Generate, prompt_ids: list[int], limits: Limits) -> Su
         cache_salt=generate.cache_salt,
         history=generate.history,
         is_suspect=generate.is_suspect,
+        max_queue_seconds=generate.max_queue_seconds,
     )
 
 

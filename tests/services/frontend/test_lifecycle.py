@@ -83,7 +83,7 @@ def test_several_requests_on_one_connection_do_not_disturb_each_other(frontend: 
 
 
 def test_a_quiet_stream_carries_comments(fake: Any, start: Callable[..., Any]) -> None:
-    frontend = start("--keep-alive-interval", "0.1").wait_ready()
+    frontend = start("--keep-alive-interval", "0.1", "--queue-timeout", "0.2").wait_ready()
     connection = post_raw(frontend, {"prompt": "!hang", "stream": True})
     received = b""
     while received.count(b": keep-alive\n\n") < 3:
