@@ -50,6 +50,7 @@ class FrontendConfig(ServiceConfig, frozen=True, kw_only=True):
         tuple[str, ...], Flag("key that clients must send as Authorization: Bearer KEY", "access", is_secret=True)
     ] = ()
     api_key_file: Annotated[str | None, Flag("file of API keys, one a line", "access")] = None
+    ui: Annotated[bool, Flag("serve the chat page at /", "serving")] = True
     open_metrics: Annotated[bool, Flag("serve /metrics without a key", "access")] = False
     cors_origin: Annotated[tuple[str, ...], Flag("origin of web pages that may call the API; * for any", "access")] = ()
     max_in_flight: Annotated[

@@ -35,6 +35,7 @@ from .exchange import Exchange, Headers, Receive, Scope, Send
 from .generation import CHAT, COMPLETION, generate
 from .health import Health
 from .mailbox import ClientGone
+from .playground import playground
 from .openapi import openapi
 from .streaming import Watchdog
 from .tokenizer_client import TokenizerClient
@@ -53,6 +54,7 @@ async def _completions(app: Application, exchange: Exchange) -> None:
 
 
 ROUTES: list[tuple[str, tuple[str, ...], Handler]] = [
+    ("/", ("GET",), playground),
     ("/v1/chat/completions", ("POST",), _chat_completions),
     ("/v1/completions", ("POST",), _completions),
     ("/v1/models", ("GET",), operations.models),

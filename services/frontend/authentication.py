@@ -12,8 +12,8 @@ from pathlib import Path
 from quire.shared.config import FrontendConfig
 from quire.shared.errors import INVALID_API_KEY, INVALID_REQUEST, ApiError
 
-_OPEN_PATHS = frozenset({"/health", "/health/live", "/ready", "/ping", "/version"})
-"""What probes ask for, and tells nothing of anyone."""
+_OPEN_PATHS = frozenset({"/", "/health", "/health/live", "/ready", "/ping", "/version"})
+"""What probes ask for, and the chat page's static file: nothing that tells of anyone."""
 _BAD_HOST = frozenset(b"/?#@\\ \t")
 
 
