@@ -35,8 +35,8 @@ from .exchange import Exchange, Headers, Receive, Scope, Send
 from .generation import CHAT, COMPLETION, generate
 from .health import Health
 from .mailbox import ClientGone
-from .playground import playground
 from .openapi import openapi
+from .playground import playground
 from .streaming import Watchdog
 from .tokenizer_client import TokenizerClient
 

@@ -40,7 +40,7 @@ class Operation(msgspec.Struct, frozen=True):
 
     summary: str
     answer: type | None = None
-    """None: plain text."""
+    """None: text, of type `text`."""
     body: type[msgspec.Struct] | None = None
     chunk: type | None = None
     """The data of each event, with stream: true."""
@@ -48,6 +48,7 @@ class Operation(msgspec.Struct, frozen=True):
     unready: type | None = None
     """What a 503 holds, where that is no plain error."""
     is_open: bool = False
+    text: str = "text/plain"
 
 
 _READY = Operation("Whether a request would be taken", shapes.Ready, unready=shapes.NotReady, is_open=True)
@@ -65,6 +66,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("GET", "/ping"): _READY,
     ("POST", "/ping"): _READY,
     ("GET", "/health/live"): Operation("Whether this process turns its loop", shapes.Empty, is_open=True),
+    ("GET", "/"): Operation("The chat page", is_open=True, text="text/html"),
     ("GET", "/version"): Operation("The server's version", shapes.Version, is_open=True),
     ("GET", "/metrics"): Operation("Metrics of all processes, in Prometheus' text format"),
     ("GET", "/status"): Operation("Every process, and the limits in force", shapes.Status),
@@ -106,7 +108,7 @@ def document(has_keys: bool = False, has_open_metrics: bool = False) -> Schema:
 
 
 def _operation(method: str, path: str, operation: Operation, requests: Schemas, is_open: bool) -> Schema:
-    name = path.strip("/").replace("/", "_").replace("{", "").replace("}", "").replace(".", "_")
+    name = "page" if path == "/" else path.strip("/").replace("/", "_").replace("{", "").replace("}", "").replace(".", "_")
     found: Schema = {
         "operationId": f"{method.lower()}_{name}",
         "summary": operation.summary,
@@ -126,7 +128,7 @@ def _operation(method: str, path: str, operation: Operation, requests: Schemas, 
 
 
 def _answer(operation: Operation) -> Schema:
-    content: Schema = {"text/plain": {"schema": _TEXT}}
+    content: Schema = {operation.text: {"schema": _TEXT}}
     description = "The answer."
     if operation.answer is not None:
         content = {"application/json": {"schema": _reference(operation.answer)}}
