@@ -108,7 +108,7 @@ def document(has_keys: bool = False, has_open_metrics: bool = False) -> Schema:
 
 
 def _operation(method: str, path: str, operation: Operation, requests: Schemas, is_open: bool) -> Schema:
-    name = "page" if path == "/" else path.strip("/").replace("/", "_").replace("{", "").replace("}", "").replace(".", "_")
+    name = path.strip("/").replace("/", "_").replace("{", "").replace("}", "").replace(".", "_") or "page"
     found: Schema = {
         "operationId": f"{method.lower()}_{name}",
         "summary": operation.summary,

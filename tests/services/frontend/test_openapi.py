@@ -202,7 +202,7 @@ def test_chunks_have_the_shape_the_document_gives(frontend: Any, fields: dict[st
 
 def test_what_operators_ask_has_the_shape_the_document_gives(frontend: Any) -> None:
     for (method, path), operation in OPERATIONS.items():
-        if operation.body is None and path != "/metrics" and path != "/openapi.json":
+        if operation.body is None and operation.answer is not None and path != "/openapi.json":
             answer = frontend.client.request(method, path.replace("{id}", "org/demo:latest"))
             assert answer.status_code == 200
             msgspec.json.decode(answer.content, type=operation.answer)
