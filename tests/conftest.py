@@ -11,6 +11,7 @@ for folder in (
     TESTS,
     TESTS / "end_to_end",
     TESTS / "services" / "engine",
+    TESTS / "services" / "frontend",
     TESTS / "services" / "tokenizer",
     TESTS / "services" / "worker",
 ):
