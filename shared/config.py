@@ -10,12 +10,21 @@ from typing import Annotated
 
 import msgspec
 
-from .flags import Flag
+from .flags import Field, Flag, fields
 
 
 class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Settings of any service."""
 
+    config: Annotated[
+        str | None,
+        Flag(
+            "TOML file of settings, named as the flags; flags and variables win",
+            "links",
+            metavar="FILE",
+            is_often_used=True,
+        ),
+    ] = None
     run_dir: Annotated[
         str | None, Flag("directory (mode 0700) where the services of one deployment find each other", "links")
     ] = None
@@ -38,8 +47,8 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True):
 class FrontendConfig(ServiceConfig, frozen=True, kw_only=True):
     """The HTTP frontend: OpenAI-compatible API in, server-sent events out."""
 
-    host: Annotated[str, Flag("address the HTTP port is bound to", "serving")] = "127.0.0.1"
-    port: Annotated[int, Flag("HTTP port; 0 takes a free one", "serving", ge=0, le=65535)] = 8000
+    host: Annotated[str, Flag("address the HTTP port is bound to", "serving", is_often_used=True)] = "127.0.0.1"
+    port: Annotated[int, Flag("HTTP port; 0 takes a free one", "serving", ge=0, le=65535, is_often_used=True)] = 8000
     is_joining: Annotated[
         bool, Flag("take connections only once ready: other frontends serve the port", "serving", is_internal=True)
     ] = False
@@ -47,7 +56,8 @@ class FrontendConfig(ServiceConfig, frozen=True, kw_only=True):
         tuple[str, ...], Flag("tokenizer to dial beside those in the run directory, tcp://HOST:PORT", "links")
     ] = ()
     api_key: Annotated[
-        tuple[str, ...], Flag("key that clients must send as Authorization: Bearer KEY", "access", is_secret=True)
+        tuple[str, ...],
+        Flag("key that clients must send as Authorization: Bearer KEY", "access", is_secret=True, is_often_used=True),
     ] = ()
     api_key_file: Annotated[str | None, Flag("file of API keys, one a line", "access")] = None
     ui: Annotated[bool, Flag("serve the chat page at /", "serving")] = True
@@ -108,7 +118,7 @@ class TokenizerConfig(ServiceConfig, frozen=True, kw_only=True):
         str | None, Flag("checkpoint folder, or hub id; the bundled demo model if absent", "model", metavar="MODEL")
     ] = None
     served_model_name: Annotated[
-        tuple[str, ...], Flag("name that clients ask for; absent: MODEL as it was given", "model")
+        tuple[str, ...], Flag("name that clients ask for; absent: MODEL as it was given", "model", is_often_used=True)
     ] = ()
     chat_template: Annotated[
         str | None, Flag("file with a Jinja chat template to use instead of the checkpoint's", "model", metavar="FILE")
@@ -130,18 +140,24 @@ class TokenizerConfig(ServiceConfig, frozen=True, kw_only=True):
 class EngineConfig(ServiceConfig, frozen=True, kw_only=True):
     """The engine: scheduler, block manager and prefix cache of one model replica."""
 
-    max_num_seqs: Annotated[int, Flag("rows that run at once", "scheduling", ge=1, le=4096)] = 64
+    max_num_seqs: Annotated[int, Flag("rows that run at once", "scheduling", ge=1, le=4096, is_often_used=True)] = 64
     max_num_batched_tokens: Annotated[int, Flag("token budget of one step", "scheduling", ge=1, le=1 << 20)] = 1024
     max_model_len: Annotated[
         int | None,
-        Flag("longest prompt + output; absent: the checkpoint's, or what the KV cache holds", "scheduling", ge=2),
+        Flag(
+            "longest prompt + output; absent: the checkpoint's, or what the KV cache holds",
+            "scheduling",
+            ge=2,
+            is_often_used=True,
+        ),
     ] = None
     block_size: Annotated[int, Flag("tokens of one KV block", "memory", ge=1, le=256)] = 16
     kv_cache_memory: Annotated[
-        int | None, Flag("bytes of KV cache; absent: by --memory-utilization", "memory", ge=1, is_size=True)
+        int | None,
+        Flag("bytes of KV cache; absent: by --memory-utilization", "memory", ge=1, is_size=True, is_often_used=True),
     ] = None
     memory_utilization: Annotated[
-        float, Flag("share of the device's memory that may be used", "memory", ge=0.01, le=1.0)
+        float, Flag("share of the device's memory that may be used", "memory", ge=0.01, le=1.0, is_often_used=True)
     ] = 0.9
     schedule_policy: Annotated[
         str, Flag("who goes first when not all fit", "scheduling", choices=("fcfs", "priority"))
@@ -174,10 +190,17 @@ class WorkerConfig(ServiceConfig, frozen=True, kw_only=True):
     model: Annotated[
         str | None, Flag("checkpoint folder, or hub id; the bundled demo model if absent", "model", metavar="MODEL")
     ] = None
-    device: Annotated[str, Flag("where the model runs", "model", choices=("auto", "cpu", "cuda"))] = "auto"
+    device: Annotated[
+        str, Flag("where the model runs", "model", choices=("auto", "cpu", "cuda"), is_often_used=True)
+    ] = "auto"
     dtype: Annotated[
         str,
-        Flag("type of weights and activations", "model", choices=("auto", "float32", "bfloat16", "float16")),
+        Flag(
+            "type of weights and activations",
+            "model",
+            choices=("auto", "float32", "bfloat16", "float16"),
+            is_often_used=True,
+        ),
     ] = "auto"
     kernels: Annotated[
         str,
@@ -201,6 +224,7 @@ class WorkerConfig(ServiceConfig, frozen=True, kw_only=True):
             "int8: weights of one byte, quantised while loading, and products of whole numbers; CPU only",
             "model",
             choices=("none", "int8"),
+            is_often_used=True,
         ),
     ] = "none"
     threads: Annotated[
@@ -213,7 +237,7 @@ class LauncherConfig(ServiceConfig, frozen=True, kw_only=True):
     """The launcher: starts the services in order, watches them, stops them in order."""
 
     frontends: Annotated[int, Flag("HTTP frontend processes", "serving", ge=1, le=64)] = 1
-    tokenizers: Annotated[int, Flag("tokenizer processes", "serving", ge=1, le=64)] = 1
+    tokenizers: Annotated[int, Flag("tokenizer processes", "serving", ge=1, le=64, is_often_used=True)] = 1
     restart: Annotated[
         bool, Flag("start services again that crash once the server is ready; off: the server stops", "faults")
     ] = True
@@ -224,3 +248,17 @@ class LauncherConfig(ServiceConfig, frozen=True, kw_only=True):
     shutdown_timeout: Annotated[
         float, Flag("seconds that running requests may take to finish after SIGTERM", "serving", ge=0.0)
     ] = 30.0
+
+
+CONFIG_TYPES: tuple[type[ServiceConfig], ...] = (
+    LauncherConfig,
+    FrontendConfig,
+    TokenizerConfig,
+    EngineConfig,
+    WorkerConfig,
+)
+
+
+def all_fields() -> dict[str, Field]:
+    """Every setting there is, by name."""
+    return {name: field for config_type in CONFIG_TYPES for name, field in fields(config_type).items()}

@@ -46,6 +46,8 @@ class Flag(msgspec.Struct, frozen=True):
     """Passed on by environment, never on a command line (others can read those)."""
     is_internal: bool = False
     """Set by the launcher for its children; left out of the help."""
+    is_often_used: bool = False
+    """Among the first of the help."""
 
 
 class Field(msgspec.Struct, frozen=True):
@@ -136,22 +138,25 @@ def _converter(field: Field) -> Callable[[str], Any]:
     return convert
 
 
+_OFTEN_USED = "often used"
+
+
 def add_to(
     parser: argparse.ArgumentParser, config_types: Iterable[type[msgspec.Struct]], without: Iterable[str] = ()
 ) -> dict[str, Field]:
     """Add the flags of several structs, each name once; nothing is set for a flag not given."""
     skipped = set(without)
-    groups: dict[str, Any] = {}
     added: dict[str, Field] = {}
     for config_type in config_types:
         for name, field in fields(config_type).items():
-            if name in added or name in skipped:
-                continue
-            added[name] = field
-            group = groups.get(field.flag.group)
-            if group is None:
-                group = groups[field.flag.group] = parser.add_argument_group(field.flag.group)
-            _add_argument(group, field)
+            if name not in skipped:
+                added.setdefault(name, field)
+    groups: dict[str, Any] = {}
+    for field in sorted(added.values(), key=lambda field: not field.flag.is_often_used):
+        title = _OFTEN_USED if field.flag.is_often_used else field.flag.group
+        if title not in groups:
+            groups[title] = parser.add_argument_group(title)
+        _add_argument(groups[title], field)
     return added
 
 
@@ -188,6 +193,11 @@ def _help(field: Field) -> str:
     return text
 
 
+def from_text(field: Field, text: str) -> Any:
+    """One value of a setting as it is written. Raises argparse.ArgumentTypeError."""
+    return _converter(field)(text)
+
+
 def from_environment(all_fields: Iterable[Field], environment: dict[str, str] | None = None) -> dict[str, Any]:
     """The settings given as QUIRE_* variables; lists are separated by commas. Raises ValueError naming the variable."""
     environment = dict(os.environ) if environment is None else environment
@@ -204,6 +214,22 @@ def from_environment(all_fields: Iterable[Field], environment: dict[str, str] | 
     return found
 
 
+def settle(
+    added: dict[str, Field], given: dict[str, Any], all_fields: dict[str, Field] | None = None
+) -> dict[str, Any]:
+    """What holds of the flags of a command line: those `given`, then QUIRE_ variables, then the --config file.
+
+    all_fields: what may stand in that file beside what was `added`. Raises ValueError with a sentence.
+    """
+    values = {**from_environment(added.values()), **given}
+    path = values.pop("config", None)
+    if path is None:
+        return values
+    from .config_file import read
+
+    return {**read(path, added, {**(all_fields or {}), **added}), **values}
+
+
 def build(config_type: type[Config], values: dict[str, Any]) -> Config:
     """The struct from what is given of its fields; the rest are defaults."""
     names = fields(config_type)
@@ -212,18 +238,22 @@ def build(config_type: type[Config], values: dict[str, Any]) -> Config:
     )
 
 
-def parse(config_type: type[Config], argv: Sequence[str] | None = None, prog: str | None = None) -> Config:
-    """Flags over variables over defaults. Exits with 2 and one line on a bad value, as argparse does."""
+def parse(
+    config_type: type[Config],
+    argv: Sequence[str] | None = None,
+    prog: str | None = None,
+    all_fields: dict[str, Field] | None = None,
+) -> Config:
+    """Flags over variables over the --config file over defaults. Exits with 2 and one line on a bad value, as argparse does."""
     parser = argparse.ArgumentParser(
         prog=prog, description=(config_type.__doc__ or "").strip().splitlines()[0], allow_abbrev=False
     )
     added = add_to(parser, [config_type])
     given = vars(parser.parse_args(argv))
     try:
-        values = from_environment(added.values())
+        return build(config_type, settle(added, given, all_fields))
     except ValueError as error:
         parser.error(str(error))
-    return build(config_type, {**values, **given})
 
 
 def to_argv(config: msgspec.Struct) -> list[str]:

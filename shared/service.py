@@ -17,7 +17,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
-from .config import ServiceConfig
+from .config import ServiceConfig, all_fields
 from .flags import parse
 from .link import Keys, Server
 from .messages import ModelCard, Report
@@ -92,7 +92,7 @@ class Service(Generic[ConfigT]):
 
 def bootstrap(kind: str, config_type: type[ConfigT], argv: Sequence[str] | None = None) -> Service[ConfigT]:
     """Parse flags and become a service; exits with one line when that cannot be."""
-    config = parse(config_type, argv, prog=f"quire run {kind}")
+    config = parse(config_type, argv, prog=f"quire run {kind}", all_fields=all_fields())
     if config.parent_pid is not None:
         die_with_parent(config.parent_pid)
     start_logging(config.log_level, config.name or kind)

@@ -11,8 +11,8 @@ import os
 import sys
 from typing import Any
 
-from quire.shared.config import EngineConfig, LauncherConfig, WorkerConfig
-from quire.shared.flags import add_to, build, from_environment
+from quire.shared.config import EngineConfig, LauncherConfig, WorkerConfig, all_fields
+from quire.shared.flags import add_to, build, settle
 from quire.shared.run_directory import RunDirectory, RunDirectoryError, default_path
 from quire.shared.service import die_with_parent, raise_file_limit, start_logging
 
@@ -41,7 +41,7 @@ def _parse_values(argv: list[str]) -> dict[str, Any]:
     added = add_to(parser, (EngineConfig, WorkerConfig), without=("listen",))
     given = vars(parser.parse_args(argv))
     try:
-        return {**from_environment(added.values()), **given}
+        return settle(added, given, all_fields())
     except ValueError as error:
         parser.error(str(error))
 

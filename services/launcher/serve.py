@@ -12,8 +12,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from quire.shared.config import EngineConfig, FrontendConfig, LauncherConfig, TokenizerConfig, WorkerConfig
-from quire.shared.flags import add_to, build, from_environment
+from quire.shared.config import CONFIG_TYPES, FrontendConfig, LauncherConfig, all_fields
+from quire.shared.flags import add_to, build, settle
 from quire.shared.messages import Report
 from quire.shared.run_directory import RunDirectoryError
 from quire.shared.service import die_with_parent, raise_file_limit, start_logging
@@ -26,15 +26,18 @@ from .supervisor import Supervisor
 from .terminal import Terminal
 from .topology import Topology
 
-CONFIG_TYPES = (LauncherConfig, FrontendConfig, TokenizerConfig, EngineConfig, WorkerConfig)
 _NOT_OF_A_SERVER = ("name", "listen", "tokenizer_address", "engine_address", "workers")
 """Settings of single services: the launcher decides them."""
 
 
 def parse_values(argv: Sequence[str]) -> dict[str, Any]:
-    """The settings given, by field name: flags over QUIRE_ variables. Exits with 2 and a line on a bad one."""
+    """The settings given, by field name: flags over QUIRE_ variables over the --config file. Exits with 2 and a line on a bad one."""
     parser = argparse.ArgumentParser(
-        prog="quire serve", description="Serve a model over an OpenAI-compatible HTTP API.", allow_abbrev=False
+        prog="quire serve",
+        usage="quire serve [MODEL] [flags]",
+        description="Serve a model over an OpenAI-compatible HTTP API.",
+        epilog="Every flag is also a variable (--max-num-seqs is QUIRE_MAX_NUM_SEQS) and a key of the --config file.",
+        allow_abbrev=False,
     )
     parser.add_argument(
         "checkpoint",
@@ -48,10 +51,9 @@ def parse_values(argv: Sequence[str]) -> dict[str, Any]:
     if "checkpoint" in given:
         given["model"] = given.pop("checkpoint")
     try:
-        values = from_environment(added.values())
+        return settle(added, given, all_fields())
     except ValueError as error:
         parser.error(str(error))
-    return {**values, **given}
 
 
 def serve(argv: list[str]) -> int:
