@@ -18,7 +18,7 @@ from .flags import Field, from_text
 if sys.version_info >= (3, 11):
     import tomllib
 else:
-    import tomli as tomllib
+    import tomli as tomllib  # pyright: ignore[reportMissingImports]
 
 
 def read(path: str, fields: Mapping[str, Field], all_fields: Mapping[str, Field]) -> dict[str, Any]:

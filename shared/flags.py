@@ -244,7 +244,7 @@ def parse(
     prog: str | None = None,
     all_fields: dict[str, Field] | None = None,
 ) -> Config:
-    """Flags over variables over the --config file over defaults. Exits with 2 and one line on a bad value, as argparse does."""
+    """As `settle` says, the rest defaults. Exits with 2 and one line on a bad value, as argparse does."""
     parser = argparse.ArgumentParser(
         prog=prog, description=(config_type.__doc__ or "").strip().splitlines()[0], allow_abbrev=False
     )

@@ -31,7 +31,7 @@ _NOT_OF_A_SERVER = ("name", "listen", "tokenizer_address", "engine_address", "wo
 
 
 def parse_values(argv: Sequence[str]) -> dict[str, Any]:
-    """The settings given, by field name: flags over QUIRE_ variables over the --config file. Exits with 2 and a line on a bad one."""
+    """The settings given, by field name; see flags.settle for who wins. Exits with 2 and a line on a bad one."""
     parser = argparse.ArgumentParser(
         prog="quire serve",
         usage="quire serve [MODEL] [flags]",
