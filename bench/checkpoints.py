@@ -1,7 +1,8 @@
 """Random checkpoints of known dimensions, the same everywhere: what speed is measured on.
 
 `python bench/checkpoints.py A /tmp/quire-a` writes a Hugging Face folder: config, safetensors in bf16, and
-a byte-level BPE tokenizer that is constructed, not trained. Weights depend on tensor names alone.
+a byte-level BPE tokenizer that is constructed, not trained. Weights depend on tensor names alone. Of a name in
+dimensions/ no weights are written: serve it with --load-format dummy.
 """
 
 from __future__ import annotations
@@ -54,6 +55,13 @@ CHECKPOINTS = {
     "tiny": Dimensions("qwen3", 64, 2, 4, 2, 16, 128, has_head_norms=True, rope_theta=1e6),
 }
 
+DIMENSIONS = Path(__file__).resolve().parent / "dimensions"
+"""A folder with the config.json of each published model; see its model card."""
+
+
+def dimension_names() -> list[str]:
+    return sorted(file.parent.name for file in DIMENSIONS.glob("*/config.json"))
+
 
 def shapes(of: Dimensions) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Every tensor by its Hugging Face name."""
@@ -91,7 +99,7 @@ def weights(of: Dimensions) -> dict[str, torch.Tensor]:
 
 
 def config(of: Dimensions) -> dict[str, Any]:
-    """config.json."""
+    """config.json, but for special tokens."""
     return {
         "architectures": [{"qwen3": "Qwen3ForCausalLM", "llama": "LlamaForCausalLM"}[of.family]],
         "model_type": of.family,
@@ -109,9 +117,6 @@ def config(of: Dimensions) -> dict[str, Any]:
         "attention_bias": False,
         "tie_word_embeddings": True,
         "torch_dtype": "bfloat16",
-        "bos_token_id": None,
-        "eos_token_id": SPECIALS.index("<|im_end|>"),
-        "pad_token_id": SPECIALS.index("<|endoftext|>"),
     }
 
 
@@ -165,36 +170,46 @@ def tokenizer(vocab_size: int = VOCAB_SIZE) -> dict[str, Any]:
     }
 
 
-def write(of: Dimensions, folder: Path) -> None:
-    """A whole checkpoint. Raises OSError."""
-    from safetensors.torch import save_file
-
+def write_without_weights(config: dict[str, Any], folder: Path) -> None:
+    """config.json and a tokenizer of its vocabulary. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
-    stop = SPECIALS.index("<|im_end|>")
+    stop, padding = SPECIALS.index("<|im_end|>"), SPECIALS.index("<|endoftext|>")
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "eos_token": "<|im_end|>",
         "pad_token": "<|endoftext|>",
-        "model_max_length": of.max_model_len,
+        "model_max_length": config["max_position_embeddings"],
         "clean_up_tokenization_spaces": False,
         "chat_template": _CHAT_TEMPLATE,
     }
     files = {
-        "config.json": config(of),
+        "config.json": {**config, "bos_token_id": None, "eos_token_id": stop, "pad_token_id": padding},
         "generation_config.json": {"eos_token_id": stop, "do_sample": False},
-        "tokenizer.json": tokenizer(of.vocab_size),
+        "tokenizer.json": tokenizer(config["vocab_size"]),
         "tokenizer_config.json": settings,
     }
     for name, content in files.items():
         (folder / name).write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+def write(of: Dimensions, folder: Path) -> None:
+    """A whole checkpoint. Raises OSError."""
+    from safetensors.torch import save_file
+
+    write_without_weights(config(of), folder)
     save_file(weights(of), str(folder / "model.safetensors"), metadata={"format": "pt"})
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     made = argparse.ArgumentParser(prog="checkpoints.py", description="Write a random checkpoint of known dimensions.")
-    made.add_argument("checkpoint", choices=sorted(CHECKPOINTS))
+    made.add_argument("checkpoint", choices=[*sorted(CHECKPOINTS), *dimension_names()])
     made.add_argument("folder", type=Path)
     options = made.parse_args(argv)
+    if options.checkpoint not in CHECKPOINTS:
+        source = DIMENSIONS / options.checkpoint / "config.json"
+        write_without_weights(json.loads(source.read_text(encoding="utf-8")), options.folder)
+        print(f"{options.checkpoint}: no weights in {options.folder}; serve it with --load-format dummy")
+        return 0
     of = CHECKPOINTS[options.checkpoint]
     write(of, options.folder)
     count = sum(math.prod(shape) for _, shape in shapes(of))

@@ -120,6 +120,14 @@ class TokenizerConfig(ServiceConfig, frozen=True, kw_only=True):
     served_model_name: Annotated[
         tuple[str, ...], Flag("name that clients ask for; absent: MODEL as it was given", "model", is_often_used=True)
     ] = ()
+    tokenizer: Annotated[
+        str | None,
+        Flag(
+            "folder or hub id to take the tokenizer from, quire-demo for the demo model's; absent: MODEL",
+            "model",
+            metavar="FOLDER",
+        ),
+    ] = None
     chat_template: Annotated[
         str | None, Flag("file with a Jinja chat template to use instead of the checkpoint's", "model", metavar="FILE")
     ] = None
@@ -227,6 +235,14 @@ class WorkerConfig(ServiceConfig, frozen=True, kw_only=True):
             is_often_used=True,
         ),
     ] = "none"
+    load_format: Annotated[
+        str,
+        Flag(
+            "dummy: random weights, so that MODEL need be no more than a config.json; for measuring",
+            "model",
+            choices=("auto", "dummy"),
+        ),
+    ] = "auto"
     threads: Annotated[
         int | None,
         Flag("CPU threads of the forward pass; absent: the CPUs it may use, one for a tiny model", "model", ge=1),

@@ -19,6 +19,7 @@ from .weight_files import TensorEntry, read_weight_entries
 
 __all__ = [
     "DEMO_MODEL",
+    "DEMO_NAME",
     "GenerationConfig",
     "ModelConfig",
     "ModelFilesError",
@@ -33,9 +34,11 @@ __all__ = [
 
 DEMO_MODEL = Path(__file__).resolve().parent / "demo_model"
 """Served when no model is named."""
+DEMO_NAME = "quire-demo"
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-_HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
+_SMALL_HUB_FILES = ["*.json", "*.jinja", "tokenizer.model"]
+_HUB_FILES = [*_SMALL_HUB_FILES, "*.safetensors"]
 _JSON_LIMIT = 16 << 20
 """Bytes; a config file is some kilobytes."""
 
@@ -64,10 +67,10 @@ class _RawGenerationConfig(msgspec.Struct):
     max_new_tokens: int | None = None
 
 
-def find_model(name_or_path: str | None) -> Path:
-    """The folder of a checkpoint: the demo model (None), a local folder, or a hub id, which is fetched when needed.
+def find_model(name_or_path: str | None, has_weights: bool = True) -> Path:
+    """The folder of a checkpoint: the demo model (None), a local folder, or a hub id, which is fetched when needed,
 
-    Raises ModelFilesError.
+    without its weights unless has_weights. Raises ModelFilesError.
     """
     if name_or_path is None:
         return DEMO_MODEL
@@ -78,7 +81,7 @@ def find_model(name_or_path: str | None) -> Path:
         raise ModelFilesError(f"{name_or_path} is a file; a model is a folder with config.json and *.safetensors")
     if not is_hub_id(name_or_path):
         raise ModelFilesError(f"model folder {name_or_path} does not exist")
-    return _fetch(name_or_path)
+    return _fetch(name_or_path, _HUB_FILES if has_weights else _SMALL_HUB_FILES)
 
 
 def is_hub_id(name_or_path: str) -> bool:
@@ -86,7 +89,7 @@ def is_hub_id(name_or_path: str) -> bool:
     return _HUB_ID.fullmatch(name_or_path) is not None
 
 
-def _fetch(hub_id: str) -> Path:
+def _fetch(hub_id: str, wanted: list[str]) -> Path:
     # Imported here: most starts never need it, and it costs a third of a second.
     import huggingface_hub
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
@@ -95,7 +98,7 @@ def _fetch(hub_id: str) -> Path:
         # First the small file that can refuse the model, then the gigabytes.
         config = Path(huggingface_hub.hf_hub_download(hub_id, "config.json"))
         read_model_config(config.parent)
-        return Path(huggingface_hub.snapshot_download(hub_id, allow_patterns=_HUB_FILES))
+        return Path(huggingface_hub.snapshot_download(hub_id, allow_patterns=wanted))
     except GatedRepoError:
         raise ModelFilesError(f"model {hub_id} is gated: accept its terms on the hub and set HF_TOKEN") from None
     except RepositoryNotFoundError:
@@ -109,17 +112,18 @@ def _fetch(hub_id: str) -> Path:
         raise ModelFilesError(f"model {hub_id} could not be fetched: {reason}") from None
 
 
-def check(name_or_path: str | None) -> None:
+def check(name_or_path: str | None, has_weights: bool = True) -> None:
     """Everything that can be known to be wrong without loading, in milliseconds; a hub id is not looked up.
 
-    Raises ModelFilesError.
+    has_weights: whether weights must be there. Raises ModelFilesError.
     """
     if name_or_path is not None and not Path(name_or_path).expanduser().exists() and is_hub_id(name_or_path):
         return
     folder = find_model(name_or_path)
     read_model_config(folder)
     read_generation_config(folder)
-    read_weight_entries(folder)
+    if has_weights:
+        read_weight_entries(folder)
 
 
 def read_model_config(folder: Path) -> ModelConfig:

@@ -54,7 +54,7 @@ class LLM:
         values = {"log_level": "warning", **settings, "model": None if model is None else os.fspath(model)}
         try:
             check_host()
-            check_model(values["model"])
+            check_model(values["model"], values.get("load_format", "auto"))
             self._directory = ServerDirectory(None)
         except (LaunchError, RunDirectoryError) as error:
             raise LLMError(str(error)) from None

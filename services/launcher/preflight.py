@@ -58,14 +58,14 @@ def _bind(family: int, address: tuple[object, ...], shared: bool) -> socket.sock
     return bound
 
 
-def check_model(model: str | None) -> None:
+def check_model(model: str | None, load_format: str = "auto") -> None:
     """Refuse a folder that is none, or holds no model that Quire can serve. A hub id is left to the services."""
     if model is None:
         return
     from quire.shared import model_files
 
     try:
-        model_files.check(model)
+        model_files.check(model, has_weights=load_format != "dummy")
     except model_files.ModelFilesError as error:
         raise LaunchError(str(error)) from None
 

@@ -55,7 +55,7 @@ def _run_engine(argv: list[str]) -> int:
     raise_file_limit()
     try:
         check_host()
-        check_model(values.get("model"))
+        check_model(values.get("model"), values.get("load_format", "auto"))
         directory = RunDirectory(config.run_dir or default_path())
         index = _index(directory, values.get("name"))
     except (LaunchError, RunDirectoryError) as error:

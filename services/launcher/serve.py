@@ -65,7 +65,7 @@ def serve(argv: list[str]) -> int:
     raise_file_limit()
     try:
         check_host()
-        check_model(values.get("model"))
+        check_model(values.get("model"), values.get("load_format", "auto"))
         frontend = build(FrontendConfig, values)
         holder, port = reserve_port(frontend.host, frontend.port)
         directory = ServerDirectory(config.run_dir)

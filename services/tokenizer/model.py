@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 
 import jinja2
 import msgspec
 
 from quire.shared.config import TokenizerConfig
 from quire.shared.messages import GenerationDefaults, ModelCard
-from quire.shared.model_files import find_model, read_generation_config, read_model_config
+from quire.shared.model_files import DEMO_MODEL, DEMO_NAME, find_model, read_generation_config, read_model_config
 
 from .chat_template import ChatTemplate
 from .tokenizer import TextTokenizer
@@ -51,9 +52,9 @@ class Model(msgspec.Struct, frozen=True):
 
 def load_model(config: TokenizerConfig) -> Model:
     """Raises ModelFilesError or TokenizerFilesError, each with a sentence."""
-    folder = find_model(config.model)
+    folder = find_model(config.model, has_weights=False)
     vocab_size = read_model_config(folder).vocab_size
-    files = read_tokenizer_files(folder, config.chat_template)
+    files = read_tokenizer_files(_tokenizer_folder(config.tokenizer) or folder, config.chat_template)
     tokenizer = TextTokenizer(files)
     tokenizer.texts.grow(vocab_size)
     template = None
@@ -76,9 +77,15 @@ def load_model(config: TokenizerConfig) -> Model:
             given.repetition_penalty,
             given.max_new_tokens,
         )
-    root = config.model or "quire-demo"
+    root = config.model or DEMO_NAME
     names = list(config.served_model_name) or [_name(root)]
     return Model(names, root, int(time.time()), tokenizer, template, defaults)
+
+
+def _tokenizer_folder(tokenizer: str | None) -> Path | None:
+    if tokenizer is None:
+        return None
+    return DEMO_MODEL if tokenizer == DEMO_NAME else find_model(tokenizer, has_weights=False)
 
 
 def _name(model: str) -> str:

@@ -113,5 +113,5 @@ def _converted(folder: Path) -> Tokenizer:
     except Exception:
         raise TokenizerFilesError(
             f"{folder} has no tokenizer.json, and none could be made from its other files"
-            " (that needs the transformers package and a tokenizer it can convert)"
+            " (that needs the transformers package and a tokenizer it can convert); --tokenizer names another folder"
         ) from None

@@ -12,24 +12,19 @@ from pathlib import Path
 import torch
 
 from quire import kernels
-from quire.shared import model_files
 from quire.shared.messages import Configure, Plan, StepResult, WorkerReady
-from quire.shared.sharding import part_of
 
 from .batch_state import Limits
-from .device import available_bytes, choose_placement, choose_threads
+from .device import available_bytes
 from .errors import PlanError
 from .freed_memory import keep_freed_memory
 from .host_runner import HostRunner
 from .kv_cache import KVCache
 from .layers.rotary import cos_sin_table
+from .loaded_model import load_model
 from .memory_plan import MemoryPlan, plan_memory
-from .models import build_model
-from .packing import Packing, choose_linear
 from .step_runner import StepRunner
 from .tensor_parallel import ALONE, RankGroup
-from .weight_cuts import WeightCuts
-from .weights import load_weights
 
 
 class ModelRunner:
@@ -45,25 +40,19 @@ class ModelRunner:
         linear: str = "auto",
         quantization: str = "none",
         group: RankGroup = ALONE,
+        load_format: str = "auto",
     ) -> None:
-        whole = model_files.read_model_config(folder)
-        self.config = part_of(whole, group.size)
+        loaded = load_model(folder, device, dtype, threads, on_progress, linear, quantization, group, load_format)
+        self.config = loaded.config
+        self.eos_token_ids = loaded.eos_token_ids
+        self.placement = loaded.placement
+        self.model = loaded.model
+        self.weight_bytes = loaded.weight_bytes
         self._group = group
-        self.eos_token_ids = model_files.eos_token_ids(folder)
-        entries = model_files.read_weight_entries(folder)
-        self._threads = threads or choose_threads(sum(entry.size_bytes for entry in entries.values()))
+        self._linear_choice = loaded.linear_choice
+        self._threads = loaded.num_threads
         self._kv_cache: KVCache | None = None
         self._steps: StepRunner | None = None
-        self.use_threads()
-        self.placement = choose_placement(device, dtype, self.config, entries, group)
-        with torch.inference_mode():
-            self.model = build_model(self.config, self.placement)
-            targets = self.model.targets()
-            self._linear_choice = choose_linear(self.model, self.placement, linear, quantization)
-            packing = Packing(self.model, targets, self._linear_choice)
-            cuts, is_tied = WeightCuts(whole, group), self.config.tie_word_embeddings
-            load_weights(cuts.rows(entries), targets, is_tied, on_progress, packing.filled, cuts.columns)
-            self.weight_bytes = packing.weight_bytes()
 
     def use_threads(self) -> int:
         """Have the calling thread compute with the threads this runner was given or has chosen."""

@@ -19,9 +19,12 @@ logger = logging.getLogger("quire.worker")
 
 
 class Packing:
-    """Of a model whose tensors are made; `filled` is called for each target."""
+    """Of a model whose tensors are made; `settle` is called for each target, and `filled` when it has its content."""
 
-    def __init__(self, model: Decoder, targets: Targets, choice: kernels.LinearChoice) -> None:
+    def __init__(
+        self, model: Decoder, targets: Targets, choice: kernels.LinearChoice, placement: Placement | None = None
+    ) -> None:
+        self._placement = placement
         self._choice = choice
         self._model = model
         self._linears = {_storage(linear.weight): linear for linear in model.linears()}
@@ -33,6 +36,18 @@ class Packing:
                 self._missing[self._storages[name]] += 1
             else:
                 self._plain_bytes += target.nbytes
+
+    def settle(self, name: str, target: torch.Tensor) -> torch.Tensor:
+        """Where a target's content goes: itself, or its part of memory that is taken for the first part of a weight."""
+        if not target.is_meta:
+            return target
+        if self._placement is None:
+            raise TypeError(f"{name} has no memory and no placement to take it from")
+        linear = self._linears[self._storages[name]]
+        weight = unpacked(linear.weight)
+        if weight.is_meta:
+            linear.weight = weight = self._placement.empty(*weight.shape)
+        return weight.as_strided(target.shape, target.stride(), target.storage_offset())
 
     def filled(self, name: str) -> None:
         """A target has its content, and nobody holds it but its layer."""
@@ -63,5 +78,5 @@ def choose_linear(model: Decoder, placement: Placement, wanted: str, quantizatio
 
 
 def _storage(weight: torch.Tensor | kernels.PackedWeight) -> int:
-    """What a weight and its parts have in common."""
-    return unpacked(weight).untyped_storage().data_ptr()
+    """What a weight and its parts have in common, with memory or without."""
+    return unpacked(weight).untyped_storage()._cdata

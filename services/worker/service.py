@@ -55,7 +55,7 @@ class Loading(threading.Thread):
             self._phases.begin("folder")
             # Before torch: what is wrong with the folder is then known at once.
             folder = self._find()
-            model_files.check(str(folder))
+            model_files.check(str(folder), has_weights=self._config.load_format != "dummy")
             self._begin("torch", "importing torch")
             from .device import choose_kernels
             from .model_runner import ModelRunner
@@ -65,7 +65,14 @@ class Loading(threading.Thread):
             choose_kernels(config.kernels, config.device)
             self._begin("weights", "loading weights")
             self.runner = ModelRunner(
-                folder, config.device, config.dtype, config.threads, self._note, config.linear, config.quantization
+                folder,
+                config.device,
+                config.dtype,
+                config.threads,
+                self._note,
+                config.linear,
+                config.quantization,
+                load_format=config.load_format,
             )
             self._phases.end()
         except BaseException as error:  # told by the main thread
@@ -79,7 +86,7 @@ class Loading(threading.Thread):
         model = self._config.model
         if model is not None and not Path(model).expanduser().exists() and model_files.is_hub_id(model):
             self.detail = f"fetching {model} from the Hugging Face hub"
-        return model_files.find_model(model)
+        return model_files.find_model(model, has_weights=self._config.load_format != "dummy")
 
     def _note(self, done: int, total: int) -> None:
         self.progress = done / max(1, total)

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from bench.checkpoints import CHECKPOINTS, SPECIALS, main, shapes, tokenizer
+from bench.checkpoints import CHECKPOINTS, DIMENSIONS, SPECIALS, dimension_names, main, shapes, tokenizer
+from quire.shared import model_files
 
 TOKENIZER = Tokenizer.from_str(json.dumps(tokenizer()))
 
@@ -48,6 +49,34 @@ def test_vocabulary_is_full_and_its_words_are_single_tokens() -> None:
     assert TOKENIZER.get_vocab_size() == 32_768
     assert len(TOKENIZER.encode(" the cat ate two").ids) == 4
     assert [TOKENIZER.token_to_id(special) for special in SPECIALS] == [0, 1, 2]
+
+
+def test_of_published_dimensions_no_weights_are_written(tmp_path: Path) -> None:
+    assert main(["qwen3-0.6b", str(tmp_path)]) == 0
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".json"] * 4
+    assert Tokenizer.from_file(str(tmp_path / "tokenizer.json")).get_vocab_size() == 151_936
+
+
+@pytest.mark.parametrize("name", dimension_names())
+def test_transformers_reads_the_dimensions_as_we_do(name: str) -> None:
+    transformers = pytest.importorskip("transformers")
+    theirs = transformers.AutoConfig.from_pretrained(DIMENSIONS / name)
+    assert json.loads((DIMENSIONS / name / "config.json").read_text())["architectures"] == theirs.architectures
+    if theirs.model_type == "qwen3_moe":
+        with pytest.raises(model_files.ModelFilesError, match=r"architecture Qwen3MoeForCausalLM .* is not supported"):
+            model_files.read_model_config(DIMENSIONS / name)
+        return
+    ours = model_files.read_model_config(DIMENSIONS / name)
+    fields = (
+        "vocab_size hidden_size num_hidden_layers num_attention_heads num_key_value_heads head_dim intermediate_size"
+        " max_position_embeddings rms_norm_eps hidden_act tie_word_embeddings attention_bias"
+    )
+    for field in fields.split():
+        assert getattr(ours, field) == getattr(theirs, field), field
+    assert (ours.rope_theta, ours.rope_scaling.rope_type) == (
+        theirs.rope_parameters["rope_theta"],
+        theirs.rope_parameters["rope_type"],
+    )
 
 
 @given(st.text())

@@ -20,7 +20,7 @@ class Linear:
     ) -> None:
         self._out_sizes = out_sizes
         self._sum_over = placement.group if is_sum and placement.group.size > 1 else None
-        self.weight: torch.Tensor | kernels.PackedWeight = placement.empty(sum(out_sizes.values()), in_size)
+        self.weight: torch.Tensor | kernels.PackedWeight = placement.reserve(sum(out_sizes.values()), in_size)
         self.bias = placement.empty(sum(out_sizes.values())) if has_bias else None
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:

@@ -21,6 +21,17 @@ class Placement(Struct, frozen=True):
     device: torch.device
     dtype: torch.dtype
     group: RankGroup = ALONE
+    is_deferred: bool = False
+    """Whether `reserve` takes no memory yet."""
+
+    def reserve(self, *shape: int) -> torch.Tensor:
+        """A weight that will be packed: where is_deferred, on the meta device until Packing.settle takes its memory.
+
+        On a GPU a weight that is quantised on the way would else be there twice; on a CPU untouched pages cost nothing.
+        """
+        if self.is_deferred:
+            return torch.empty(shape, device="meta", dtype=self.dtype)
+        return self.empty(*shape)
 
     def empty(self, *shape: int) -> torch.Tensor:
         if self.device.type == "cpu":
