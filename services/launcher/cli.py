@@ -36,6 +36,18 @@ def _chat(argv: list[str]) -> int:
     return chat(argv)
 
 
+def _complete(argv: list[str]) -> int:
+    from .complete import complete
+
+    return complete(argv)
+
+
+def _batch(argv: list[str]) -> int:
+    from .batch import batch
+
+    return batch(argv)
+
+
 def _health(argv: list[str]) -> int:
     from .health import health
 
@@ -57,6 +69,8 @@ def _keys(argv: list[str]) -> int:
 COMMANDS: dict[str, tuple[Command, str, str]] = {
     "serve": (_serve, "[MODEL] [flags]", "serve a model over HTTP; the bundled demo model if none is named"),
     "chat": (_chat, "[--url URL]", "chat with a server in the terminal"),
+    "complete": (_complete, "[TEXT]", "continue a text on a server"),
+    "batch": (_batch, "-i IN -o OUT [MODEL]", "answer a file of requests in OpenAI's batch format"),
     "scale": (_scale, "tokenizer=K", "change the number of tokenizers (or frontends) of a live server"),
     "run": (_run, "SERVICE [flags]", "run one service: frontend, tokenizer, engine (with its workers), worker"),
     "bench": (_bench, "serve [flags]", "measure a server: latency and throughput"),

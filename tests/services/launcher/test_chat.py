@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from quire.services.launcher.chat import chat
+from quire.services.launcher.complete import complete
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -25,6 +26,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.answer = ["Hel", "lo", " wörld"]
         self.end = "data: [DONE]\n\n"
         self.status = 200
+        self.is_text = False
 
     @property
     def url(self) -> str:
@@ -44,7 +46,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self._send(json.dumps({"error": {"message": "no such thing"}}))
             return
         deltas = [{"role": "assistant", "content": ""}, *({"content": piece} for piece in self.server.answer), {}]
-        events = [json.dumps({"choices": [{"index": 0, "delta": delta}]}, ensure_ascii=False) for delta in deltas]
+        if self.server.is_text:
+            choices = [{"index": 0, "text": piece} for piece in self.server.answer]
+        else:
+            choices = [{"index": 0, "delta": delta} for delta in deltas]
+        events = [json.dumps({"choices": [choice]}, ensure_ascii=False) for choice in choices]
         self._send(": keep-alive\n\n" + "".join(f"data: {event}\n\n" for event in events) + self.server.end)
 
     def _send(self, text: str) -> None:
@@ -120,3 +126,27 @@ def test_no_server_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
         url = f"http://127.0.0.1:{bound.getsockname()[1]}"
         assert chat(["--url", url]) == 1
     assert capsys.readouterr().err.startswith(f"quire: {url} cannot be reached")
+
+
+def test_a_text_is_continued_as_it_comes_with_the_flags_given(
+    server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.is_text = True
+    assert (
+        complete(["Once", "--url", server.url, "--temperature", "0", "--max-tokens", "9", "--stop", ".", "--seed", "3"])
+        == 0
+    )
+    assert capsys.readouterr().out == "Hello wörld\n"
+    wanted = {"prompt": "Once", "temperature": 0, "max_tokens": 9, "stop": ["."], "seed": 3}
+    assert server.bodies == [{**wanted, "model": "tiny", "stream": True}]
+    monkeypatch.setattr("sys.stdin", io.StringIO("by a pipe\n"))
+    assert complete(["--url", server.url, "--model", "other"]) == 0
+    assert server.bodies[1] == {"prompt": "by a pipe\n", "model": "other", "stream": True}
+
+
+def test_a_continuation_that_is_refused_or_breaks_off_is_a_sentence(
+    server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.is_text, server.end = True, ""
+    assert complete(["Once", "--url", server.url]) == 1
+    assert "the answer broke off" in capsys.readouterr().err
