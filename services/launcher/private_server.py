@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from typing import IO
 
 from .preflight import LaunchError
 
@@ -44,6 +45,9 @@ class PrivateServer:
             errors="replace",
             start_new_session=True,
         )
+        if self._process.stdout is None:
+            raise RuntimeError("a pipe was asked for")
+        self._output: IO[str] = self._process.stdout
         try:
             self._await()
         except BaseException:
@@ -62,8 +66,7 @@ class PrivateServer:
         return "" if self._process.poll() is None else self._last_words()
 
     def _await(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
+        for line in self._output:
             self._lines.append(line.rstrip())
             found = _READY.search(line)
             if found:
@@ -73,8 +76,7 @@ class PrivateServer:
         raise LaunchError(self._last_words())
 
     def _drain(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
+        for line in self._output:
             self._lines = [*self._lines[-20:], line.rstrip()]
 
     def _last_words(self) -> str:
@@ -91,5 +93,4 @@ class PrivateServer:
                 self._process.wait()
         if self._drainer is not None:
             self._drainer.join()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
+        self._output.close()
