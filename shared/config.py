@@ -76,7 +76,28 @@ class FrontendConfig(ServiceConfig, frozen=True, kw_only=True):
         int | None,
         Flag("prompt tokens of one API key that may wait to run; absent: no limit of its own", "limits", ge=1),
     ] = None
+    max_header_size: Annotated[
+        int, Flag("bytes of a request's line and headers", "limits", ge=1024, le=1 << 20, is_size=True)
+    ] = 32 << 10
+    max_headers: Annotated[int, Flag("headers of a request", "limits", ge=8, le=1024)] = 64
+    header_timeout: Annotated[float, Flag("seconds that a request's headers may take", "limits", ge=0.1)] = 10.0
     max_body_size: Annotated[int, Flag("bytes of a request's body", "limits", ge=1024, is_size=True)] = 8 << 20
+    body_timeout: Annotated[float, Flag("seconds that a request's body may take", "limits", ge=0.1)] = 30.0
+    idle_timeout: Annotated[
+        float, Flag("seconds that a connection may wait for its next request", "limits", ge=0.1)
+    ] = 75.0
+    max_connections: Annotated[
+        int | None,
+        Flag(
+            "connections of one frontend at once; absent: what nine tenths of its file descriptors allow",
+            "limits",
+            ge=1,
+        ),
+    ] = None
+    max_unsent_size: Annotated[
+        int,
+        Flag("bytes of a stream that its reader has not taken before it is paused", "limits", ge=4096, is_size=True),
+    ] = 256 << 10
     max_in_flight_size: Annotated[
         int, Flag("bytes of bodies of requests past the door at once", "limits", ge=1 << 20, is_size=True)
     ] = 256 << 20

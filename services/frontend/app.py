@@ -34,6 +34,7 @@ from .authentication import Keys, check_host
 from .exchange import Exchange, Headers, Receive, Scope, Send
 from .generation import CHAT, COMPLETION, generate
 from .health import Health
+from .listener import Listener
 from .mailbox import ClientGone
 from .openapi import openapi
 from .playground import playground
@@ -85,7 +86,12 @@ class Application:
     """The frontend's state that handlers share, callable as an ASGI application."""
 
     def __init__(
-        self, service: Service[FrontendConfig], metrics: Metrics, loop: asyncio.AbstractEventLoop, keys: Keys
+        self,
+        service: Service[FrontendConfig],
+        metrics: Metrics,
+        loop: asyncio.AbstractEventLoop,
+        keys: Keys,
+        listener: Listener,
     ) -> None:
         self.service = service
         self.config = service.config
@@ -97,6 +103,7 @@ class Application:
         self.health = Health(self.client.known, self.config.stall_limit)
         self.admission = Admission(self.config, metrics)
         self.watchdog = Watchdog(self.config.keep_alive_interval, self.config.stall_timeout, loop)
+        self.listener = listener
         self._keys = keys
         self._router = Router(
             [Route(path, _Endpoint(self, handler), methods=list(methods)) for path, methods, handler in ROUTES],
@@ -129,6 +136,7 @@ class Application:
 
     def samples(self) -> dict[str, float]:
         self.metrics.gauge("quire_requests_in_flight").set(self.admission.num_in_flight)
+        self.metrics.gauge("quire_connections").set(self.listener.num_connections)
         self.metrics.gauge("quire_stream_buffer_bytes").set(self.watchdog.num_pending_characters)
         return self.metrics.snapshot()
 
@@ -152,7 +160,7 @@ class Application:
 
     async def _handle(self, exchange: Exchange, receive: Receive, send: Send) -> None:
         scope = exchange.scope
-        check_host(exchange.header(b"host"))
+        check_host(scope["headers"])
         if scope["method"] == "OPTIONS":
             await exchange.respond(204, b"", headers=self._preflight_headers(exchange))
             return

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from collections.abc import Iterable
 from pathlib import Path
 
 from quire.shared.config import FrontendConfig
@@ -56,7 +57,8 @@ class Keys:
         return hashlib.sha256(given).hexdigest()[:16] if len(self._keys) > 1 else ""
 
 
-def check_host(host: bytes | None) -> None:
-    """Refuse a Host header that could make a URL mean something else. Raises ApiError (400)."""
-    if host is not None and not _BAD_HOST.isdisjoint(host):
+def check_host(headers: Iterable[tuple[bytes, bytes]]) -> None:
+    """Refuse a Host header that could make a URL mean something else, and two of them. Raises ApiError (400)."""
+    hosts = [value for name, value in headers if name == b"host"]
+    if len(hosts) > 1 or (hosts and not _BAD_HOST.isdisjoint(hosts[0])):
         raise ApiError(INVALID_REQUEST, "The Host header is not a host name.")

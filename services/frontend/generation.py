@@ -227,6 +227,7 @@ class _Generation:
             transport = self._exchange.scope.get("quire.transport")
             if transport is not None:
                 transport.abort()  # closing would wait for the reader to take what is unsent
+                self._app.listener.count_dropped("stalled")
             task.cancel()
 
         self._app.watchdog.add(stream, on_stall)

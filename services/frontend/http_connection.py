@@ -1,7 +1,7 @@
 """An HTTP connection with limits: uvicorn's httptools protocol, made to refuse what is too much.
 
-Header bytes and count, and the time headers and body may take, are bounded here, before the
-application is asked; malformed HTTP is answered with the same envelope as everything else.
+Header bytes and count, the time headers and body may take, and what may be unsent are bounded here, before
+the application is asked; malformed HTTP is answered with the same envelope as everything else.
 """
 
 from __future__ import annotations
@@ -12,23 +12,25 @@ from typing import Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from quire.shared.config import FrontendConfig
 from quire.shared.errors import HEADERS_TOO_LARGE, INVALID_REQUEST, REQUEST_TIMEOUT, ErrorKind, envelope
 
-MAX_HEADER_BYTES = 32 << 10
-MAX_HEADERS = 64
-HEADER_SECONDS = 10.0
-BODY_SECONDS = 30.0
+from .listener import Listener
+
 _REASONS = {400: b"Bad Request", 408: b"Request Timeout", 431: b"Request Header Fields Too Large"}
 _HEAD = b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
-_UNSENT_BYTES = 256 << 10
-"""Beyond which a stream's sends wait."""
 
 
 class HttpConnection(HttpToolsProtocol):
     """One client's connection."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, limits: FrontendConfig, listener: Listener, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._limits = limits
+        self._listener = listener
+        self._num_unsent = 0
+        self._unsent_since = 0.0
+        """When its reader was last seen to take something of an answer that is complete."""
         self._header_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
         self._refusal: tuple[ErrorKind, str] | None = None
@@ -38,11 +40,14 @@ class HttpConnection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        transport.set_write_buffer_limits(high=_UNSENT_BYTES, low=_UNSENT_BYTES // 4)
-        self._arm(HEADER_SECONDS)
+        unsent = self._limits.max_unsent_size
+        transport.set_write_buffer_limits(high=unsent, low=unsent // 4)
+        self._arm(self._limits.header_timeout)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
+        self._unset_keepalive_if_required()
+        self._listener.left(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -73,9 +78,10 @@ class HttpConnection(HttpToolsProtocol):
             return
         super().on_message_begin()
         self.scope["quire.transport"] = self.transport  # type: ignore[typeddict-unknown-key]
+        self._listener.became_busy(self)
         self._header_bytes = 0
         self._is_in_body = False
-        self._arm(HEADER_SECONDS)
+        self._arm(self._limits.header_timeout)
 
     def on_url(self, url: bytes) -> None:
         if self._is_skipping_head:
@@ -94,7 +100,7 @@ class HttpConnection(HttpToolsProtocol):
             self._is_skipping_head = False
             return
         self._is_in_body = True
-        self._arm(BODY_SECONDS)
+        self._arm(self._limits.body_timeout)
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
@@ -108,10 +114,35 @@ class HttpConnection(HttpToolsProtocol):
         kind, message = self._refusal or (INVALID_REQUEST, "The request is not valid HTTP.")
         self._refuse(kind, message)
 
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._num_unsent, self._unsent_since = 0, self.loop.time()
+        if self.transport.is_closing():
+            self._listener.finishing(self)
+        elif self.timeout_keep_alive_task is not None:
+            self._listener.became_idle(self)
+
+    def leave(self) -> None:
+        self.transport.close()
+
+    def drop(self) -> None:
+        self.transport.abort()
+
+    def has_stalled(self, now: float) -> bool | None:
+        """As Guest asks; while an answer is under way streaming.Watchdog asks instead."""
+        num_unsent = self.transport.get_write_buffer_size()
+        if num_unsent < self._num_unsent or (self.cycle is not None and not self.cycle.response_complete):
+            self._unsent_since = now
+        self._num_unsent = num_unsent
+        return now - self._unsent_since > self._limits.stall_timeout if num_unsent else None
+
     def _count(self, size: int) -> None:
         self._header_bytes += size
-        if self._header_bytes > MAX_HEADER_BYTES or len(self.headers) >= MAX_HEADERS:
-            message = f"The request has more than {MAX_HEADERS} headers or {MAX_HEADER_BYTES} bytes of them."
+        limits = self._limits
+        if self._header_bytes > limits.max_header_size or len(self.headers) >= limits.max_headers:
+            message = (
+                f"The request has more than {limits.max_headers} headers or {limits.max_header_size} bytes of them."
+            )
             self._refusal = (HEADERS_TOO_LARGE, message)
             raise ValueError(message)  # stops the parser, which then asks for send_400_response
 

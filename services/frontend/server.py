@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import logging
 import signal
@@ -28,6 +29,7 @@ from quire.shared.service import Service
 from .app import Application
 from .authentication import Keys
 from .http_connection import HttpConnection
+from .listener import Listener
 from .mailbox import AnswerFailed
 
 logger = logging.getLogger("quire.frontend")
@@ -39,7 +41,28 @@ _CLOSE_SECONDS = 2
 
 
 class _HttpServer(uvicorn.Server):
-    """uvicorn without its signal handlers: ours drain first."""
+    """uvicorn with our listener, and without its signal handlers: ours drain first."""
+
+    def __init__(self, config: uvicorn.Config, listener: Listener, limits: FrontendConfig) -> None:
+        super().__init__(config)
+        self._listener = listener
+        self._limits = limits
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await self.lifespan.startup()
+        loop = asyncio.get_running_loop()
+        make = functools.partial(
+            HttpConnection,
+            self._limits,
+            self._listener,
+            config=self.config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+            _loop=loop,
+        )
+        self.servers = [self._listener]  # type: ignore[list-item]
+        self._listener.open(make)
+        self.started = True
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -54,11 +77,13 @@ class Frontend:
         self._config = service.config
         self._socket = sock
         self._loop = asyncio.get_running_loop()
-        self._app = Application(service, Metrics(), self._loop, keys)
+        metrics = Metrics()
+        self._listener = Listener(sock, service.config, metrics, self._loop)
+        self._app = Application(service, metrics, self._loop, keys, self._listener)
         self._link = service.listen(ToFrontendFromOperator)
         self._above = Above(self._link, service, on_vanish=lambda name: None)
         self._reader = Reader(self._link, self._from_operator, self._loop)
-        self._http = _HttpServer(_uvicorn_config(self._app))
+        self._http = _HttpServer(_uvicorn_config(self._app), self._listener, service.config)
         self._is_stopping = False
         self._state = ""
         self._lag = 0.0
@@ -109,6 +134,7 @@ class Frontend:
                 if now >= next_look:
                     next_look = now + self._app.watchdog.interval_seconds
                     self._app.watchdog.look()
+                    self._listener.look()
                 if now >= next_report or self._current_state() != self._state:
                     next_report = now + _REPORT_SECONDS
                     self._report()
@@ -174,7 +200,6 @@ class Frontend:
 def _uvicorn_config(app: Application) -> uvicorn.Config:
     return uvicorn.Config(
         app,  # type: ignore[arg-type]
-        http=HttpConnection,
         ws="none",
         loop="none",
         lifespan="off",
@@ -182,8 +207,7 @@ def _uvicorn_config(app: Application) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        backlog=2048,
-        timeout_keep_alive=75,
+        timeout_keep_alive=app.config.idle_timeout,  # type: ignore[arg-type]
         timeout_graceful_shutdown=_CLOSE_SECONDS,
     )
 

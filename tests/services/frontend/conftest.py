@@ -257,13 +257,17 @@ def prompt_text(generate: Generate) -> str:
 class Frontend:
     """A real frontend process."""
 
-    def __init__(self, run_dir: Path, *flags: str, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, run_dir: Path, *flags: str, environment: dict[str, str] | None = None, max_files: int | None = None
+    ) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115
         command = [sys.executable, "-m", "quire.services.frontend", "--port", str(self.port)]
+        if max_files is not None:
+            command = ["sh", "-c", f'ulimit -n {max_files}; exec "$@"', "sh", *command]
         self.process = subprocess.Popen(
             [*command, "--run-dir", str(run_dir), *flags],
             cwd=ROOT,
@@ -338,8 +342,8 @@ def start(run_dir: Path) -> Iterator[Callable[..., Frontend]]:
     """Start frontends with flags; they are stopped at the end."""
     started: list[Frontend] = []
 
-    def start_one(*flags: str, environment: dict[str, str] | None = None) -> Frontend:
-        process = Frontend(run_dir, *flags, environment=environment)
+    def start_one(*flags: str, environment: dict[str, str] | None = None, max_files: int | None = None) -> Frontend:
+        process = Frontend(run_dir, *flags, environment=environment, max_files=max_files)
         started.append(process)
         return process
 
