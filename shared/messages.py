@@ -89,6 +89,8 @@ class Report(_Message, frozen=True, tag="report"):
     card: ModelCard | None = None
     known: list[Report] = []
     """The last reports of the services this one hears from, itself without `known`."""
+    pid: int = 0
+    """As the service itself sees it."""
 
 
 # --- 2. frontend -> tokenizer ---------------------------------------------------------------------

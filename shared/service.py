@@ -81,6 +81,7 @@ class Service(Generic[ConfigT]):
             memory_plan=memory_plan or [],
             card=card,
             known=known or [],
+            pid=os.getpid(),
         )
         return self.last_report
 

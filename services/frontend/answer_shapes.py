@@ -230,4 +230,10 @@ class Status(msgspec.Struct, kw_only=True):
     model: Model | None
     limits: dict[str, Any]
     in_flight: int
+    door: dict[str, Any]
+    connections: dict[str, int]
+    engines: list[dict[str, Any]]
+    launcher_pid: int | None
     services: list[dict[str, Any]]
+    outages: dict[str, str]
+    last_errors: list[dict[str, Any]]

@@ -38,6 +38,8 @@ from .listener import Listener
 from .mailbox import ClientGone
 from .openapi import openapi
 from .playground import playground
+from .recent_errors import RecentErrors
+from .status import status
 from .streaming import Watchdog
 from .tokenizer_client import TokenizerClient
 
@@ -66,7 +68,7 @@ ROUTES: list[tuple[str, tuple[str, ...], Handler]] = [
     ("/ping", ("GET", "POST"), operations.ready),
     ("/version", ("GET",), operations.show_version),
     ("/metrics", ("GET",), operations.metrics),
-    ("/status", ("GET",), operations.status),
+    ("/status", ("GET",), status),
     ("/openapi.json", ("GET",), openapi),
 ]
 
@@ -104,7 +106,8 @@ class Application:
         self.admission = Admission(self.config, metrics)
         self.watchdog = Watchdog(self.config.keep_alive_interval, self.config.stall_timeout, loop)
         self.listener = listener
-        self._keys = keys
+        self.errors = RecentErrors()
+        self.keys = keys
         self._router = Router(
             [Route(path, _Endpoint(self, handler), methods=list(methods)) for path, methods, handler in ROUTES],
             redirect_slashes=False,
@@ -164,7 +167,7 @@ class Application:
         if scope["method"] == "OPTIONS":
             await exchange.respond(204, b"", headers=self._preflight_headers(exchange))
             return
-        exchange.key_name = self._keys.check(scope["path"], exchange.header(b"authorization"))
+        exchange.key_name = self.keys.check(scope["raw_path"], exchange.header(b"authorization"))
         scope["app"] = self
         scope["quire.exchange"] = exchange
         try:
@@ -173,6 +176,7 @@ class Application:
             raise _routing_error(error, scope) from None
 
     async def _fail(self, exchange: Exchange, error: ApiError) -> None:
+        self.errors.note(error, exchange.request_id.decode())
         if exchange.has_started:
             return
         headers: Headers = []

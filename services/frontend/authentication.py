@@ -13,8 +13,8 @@ from pathlib import Path
 from quire.shared.config import FrontendConfig
 from quire.shared.errors import INVALID_API_KEY, INVALID_REQUEST, ApiError
 
-_OPEN_PATHS = frozenset({"/", "/health", "/health/live", "/ready", "/ping", "/version"})
-"""What probes ask for, and the chat page's static file: nothing that tells of anyone."""
+OPEN_PATHS = frozenset({b"/", b"/health", b"/health/live", b"/ready", b"/ping"})
+"""What probes ask for, who without a key are told a status and nothing else; and the chat page's static file."""
 _BAD_HOST = frozenset(b"/?#@\\ \t")
 
 
@@ -23,7 +23,7 @@ class Keys:
 
     def __init__(self, keys: tuple[str, ...], open_metrics: bool = False) -> None:
         self._keys = [key.encode() for key in keys]
-        self._open_paths = _OPEN_PATHS | {"/metrics"} if open_metrics else _OPEN_PATHS
+        self._open_paths = OPEN_PATHS | {b"/metrics"} if open_metrics else OPEN_PATHS
 
     @classmethod
     def of(cls, config: FrontendConfig) -> Keys:
@@ -40,21 +40,36 @@ class Keys:
             keys += found
         return cls(tuple(keys), config.open_metrics)
 
-    def check(self, path: str, authorization: bytes | None) -> str:
-        """A name for the caller's key, empty where keys do not matter. Raises ApiError (401)."""
-        if not self._keys or path in self._open_paths:
+    def check(self, raw_path: bytes, authorization: bytes | None) -> str:
+        """A name for the caller's key, empty where keys do not matter. `raw_path`: as it was sent.
+
+        Raises ApiError (401): whatever is not open needs a key, also what is not there.
+        """
+        if not self._keys or raw_path in self._open_paths:
             return ""
-        scheme, _, given = (authorization or b"").partition(b" ")
-        if scheme.lower() != b"bearer" or not given.strip():
+        given = _given(authorization)
+        if not given:
             message = "An API key is required: send the header Authorization: Bearer YOUR_KEY."
             raise ApiError(INVALID_API_KEY, message)
-        given = given.strip()
-        is_known = False
-        for key in self._keys:
-            is_known |= hmac.compare_digest(key, given)
-        if not is_known:
+        if not self._has(given):
             raise ApiError(INVALID_API_KEY, "The API key is not one of this server's keys.")
         return hashlib.sha256(given).hexdigest()[:16] if len(self._keys) > 1 else ""
+
+    def knows(self, authorization: bytes | None) -> bool:
+        """Whether the caller may be told what goes on inside."""
+        return not self._keys or self._has(_given(authorization))
+
+    def _has(self, given: bytes) -> bool:
+        is_known = False
+        for key in self._keys:  # all of them, so that the time taken says nothing
+            is_known |= hmac.compare_digest(key, given)
+        return is_known
+
+
+def _given(authorization: bytes | None) -> bytes:
+    """The key of an Authorization header; empty when there is none."""
+    scheme, _, given = (authorization or b"").partition(b" ")
+    return given.strip() if scheme.lower() == b"bearer" else b""
 
 
 def check_host(headers: Iterable[tuple[bytes, bytes]]) -> None:

@@ -178,6 +178,7 @@ class _Generation:
                 error.retry_after_seconds = max(error.retry_after_seconds or 1, self._app.admission.retry_seconds())
             if not self._exchange.has_started:
                 raise
+            self._app.errors.note(error, self._exchange.request_id.decode())
         finally:
             watcher.cancel()
             self._app.client.abort(self._records, "client_gone")

@@ -85,6 +85,7 @@ def as_json(report: Report, age_seconds: float) -> dict[str, Any]:
     """A report as /status shows it."""
     shown: dict[str, Any] = {
         "name": report.name,
+        "pid": report.pid,
         "kind": kind_of(report),
         "state": report.state,
         "detail": report.detail,

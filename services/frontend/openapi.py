@@ -67,7 +67,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("POST", "/ping"): _READY,
     ("GET", "/health/live"): Operation("Whether this process turns its loop", shapes.Empty, is_open=True),
     ("GET", "/"): Operation("The chat page", is_open=True, text="text/html"),
-    ("GET", "/version"): Operation("The server's version", shapes.Version, is_open=True),
+    ("GET", "/version"): Operation("The server's version", shapes.Version),
     ("GET", "/metrics"): Operation("Metrics of all processes, in Prometheus' text format"),
     ("GET", "/status"): Operation("Every process, and the limits in force", shapes.Status),
     ("GET", "/openapi.json"): Operation("This document", dict[str, Any]),

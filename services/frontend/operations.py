@@ -1,11 +1,10 @@
-"""The endpoints that operators and probes ask: health, readiness, version, status, metrics, models.
+"""The endpoints that operators and probes ask: health, readiness, version, metrics, models.
 
 None of them runs the model or waits for anything. What they tell is read off known_services.py.
 """
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 from quire import __version__
@@ -15,7 +14,6 @@ from quire.shared.metrics import exposition, merge, sample_name
 
 from .answers import encode
 from .exchange import Exchange
-from .known_services import as_json
 
 if TYPE_CHECKING:
     from .app import Application
@@ -29,17 +27,19 @@ async def live(app: Application, exchange: Exchange) -> None:
 
 
 async def ready(app: Application, exchange: Exchange) -> None:
-    """200 when a request would be taken; else 503 with what is awaited."""
+    """200 when a request would be taken; else 503 with what is awaited, for those who may know."""
     if app.is_ready:
         await exchange.respond(200, b'{"status":"ready"}')
         return
-    awaited = None if app.admission.is_draining else app.client.known.awaited
+    is_told = app.keys.knows(exchange.header(b"authorization"))
+    awaited = None if app.admission.is_draining or not is_told else app.client.known.awaited
+    waiting_for = app.waiting_for if is_told else "what only callers with a key are told"
     body: dict[str, Any] = {
         "status": "draining" if app.admission.is_draining else "starting",
-        "waiting_for": app.waiting_for,
+        "waiting_for": waiting_for,
         "progress": round(awaited.progress, 3) if awaited is not None else 0.0,
         "error": {
-            "message": f"The server is not ready: {app.waiting_for}.",
+            "message": f"The server is not ready: {waiting_for}.",
             "type": SERVICE_UNAVAILABLE.type,
             "param": None,
             "code": SERVICE_UNAVAILABLE.code,
@@ -55,33 +55,6 @@ async def ready(app: Application, exchange: Exchange) -> None:
 
 async def show_version(app: Application, exchange: Exchange) -> None:
     await exchange.respond(200, encode({"version": __version__}))
-
-
-async def status(app: Application, exchange: Exchange) -> None:
-    """Everything known of every process, and the limits in force."""
-    card = app.client.card
-    ages = app.client.known.ages()
-    services = [as_json(report, ages.get(report.name, 0.0)) for report in app.client.known.reports]
-    own = as_json(app.service.last_report, 0.0)
-    others = [service for service in services if service["name"] != own["name"]]
-    body = {
-        "version": __version__,
-        "state": own["state"],
-        "waiting_for": "" if app.is_ready else app.waiting_for,
-        "uptime_seconds": round(time.monotonic() - app.started, 3),
-        "model": None if card is None else model_json(card, card.names[0]),
-        "limits": {
-            "in_flight": None if card is None else app.admission.limit(card),
-            "waiting_tokens": None if card is None else app.admission.token_limit(card),
-            "in_flight_bytes": app.config.max_in_flight_size,
-            "body_bytes": app.config.max_body_size,
-            "stall_seconds": app.config.stall_timeout,
-            "shutdown_seconds": app.config.shutdown_timeout,
-        },
-        "in_flight": app.admission.num_in_flight,
-        "services": [*others, own],
-    }
-    await exchange.respond(200, encode(body))
 
 
 async def metrics(app: Application, exchange: Exchange) -> None:

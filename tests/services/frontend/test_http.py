@@ -318,7 +318,8 @@ def test_options_tells_what_is_allowed(frontend: Any) -> None:
 def test_status_shows_services_and_limits(frontend: Any) -> None:
     body = frontend.client.get("/status").json()
     assert {"tokenizer-0", "frontend-0"} <= {service["name"] for service in body["services"]}
-    assert body["limits"]["in_flight"] == 64
+    assert body["limits"]["max_in_flight"] == 64
+    assert {service["name"]: service["pid"] for service in body["services"]}["frontend-0"] == frontend.process.pid
 
 
 def raw(frontend: Any, data: bytes) -> bytes:

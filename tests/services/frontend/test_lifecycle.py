@@ -260,8 +260,8 @@ def test_a_second_signal_ends_at_once(fake: Any, start: Callable[..., Any]) -> N
 
 def test_without_a_key_only_probes_answer(fake: Any, start: Callable[..., Any]) -> None:
     frontend = start(environment={"QUIRE_API_KEY": "first,second"}).wait_ready()
-    opened = {"/health", "/health/live", "/ready", "/ping", "/version"}
-    for path in (*opened, "/v1/models", "/v1/models/demo", "/metrics", "/status", "/nope"):
+    opened = {"/health", "/health/live", "/ready", "/ping"}
+    for path in (*opened, "/version", "/v1/models", "/v1/models/demo", "/metrics", "/status", "/nope"):
         response = frontend.client.get(path)
         assert response.status_code == (200 if path in opened else 401), path
         if path not in opened:

@@ -51,7 +51,7 @@ def test_every_status_of_the_table_of_errors_is_described_where_a_body_is_taken(
 def test_only_probes_are_open_where_there_are_keys() -> None:
     paths = document(has_keys=True)["paths"]
     is_open = {path for path, methods in paths.items() for one in methods.values() if not one["security"]}
-    assert is_open == {"/", "/health", "/health/live", "/ready", "/ping", "/version"}
+    assert is_open == {"/", "/health", "/health/live", "/ready", "/ping"}
 
 
 def unbounded(hint: Any, where: str, bounds: tuple[Bound, ...] = ()) -> typing.Iterator[str]:
