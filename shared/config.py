@@ -63,6 +63,13 @@ class FrontendConfig(ServiceConfig, frozen=True, kw_only=True):
     ui: Annotated[bool, Flag("serve the chat page at /", "serving")] = True
     open_metrics: Annotated[bool, Flag("serve /metrics without a key", "access")] = False
     cors_origin: Annotated[tuple[str, ...], Flag("origin of web pages that may call the API; * for any", "access")] = ()
+    trust_request_chat_template: Annotated[
+        bool,
+        Flag(
+            "let requests bring their own chat_template; it runs in a process of its own, for 1 s and in 256 MiB",
+            "access",
+        ),
+    ] = False
     max_in_flight: Annotated[
         int | None, Flag("choices past the door at once; absent: 4 x --max-num-seqs, at least 64", "limits", ge=1)
     ] = None

@@ -106,6 +106,8 @@ class ChatPrompt(_Message, frozen=True, tag="chat"):
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     add_special_tokens: bool = False
+    chat_template: str = ""
+    """The client's own, instead of the checkpoint's."""
 
 
 class TextPrompt(_Message, frozen=True, tag="text"):
@@ -457,3 +459,21 @@ class Outages(_Message, frozen=True, tag="outages"):
 
 ToFrontendFromOperator: TypeAlias = Hello | Outages
 """What a frontend hears at its own address: that someone wants its reports, and what will not come back."""
+
+
+# --- 9. tokenizer <-> its helper, which runs what clients wrote -----------------------------------------
+
+
+class Program(_Message, frozen=True, tag="program"):
+    kind: str
+    """template | content_form | regex | json_schema | grammar."""
+    source: str
+    variables_json: bytes = b""
+    """Of a template."""
+
+
+class Outcome(_Message, frozen=True, tag="outcome"):
+    result: str
+    """ready (the first, unasked) | ok | error | time | memory."""
+    text: str = ""
+    """What was rendered; a sentence when it is not ok."""

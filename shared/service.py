@@ -6,7 +6,6 @@ Knows nothing of what the service is for.
 
 from __future__ import annotations
 
-import ctypes
 import faulthandler
 import logging
 import os
@@ -21,13 +20,12 @@ from .config import ServiceConfig, all_fields
 from .flags import parse
 from .link import Keys, Server
 from .messages import ModelCard, Report
+from .parent_process import die_with_parent
 from .run_directory import NameTakenError, Registration, RunDirectory, RunDirectoryError, default_path
 
 ConfigT = TypeVar("ConfigT", bound=ServiceConfig)
 
 logger = logging.getLogger("quire.service")
-
-_PR_SET_PDEATHSIG = 1
 
 
 class Service(Generic[ConfigT]):
@@ -104,14 +102,6 @@ def bootstrap(kind: str, config_type: type[ConfigT], argv: Sequence[str] | None 
         return Service(kind, config)
     except (RunDirectoryError, NameTakenError, ValueError) as error:
         sys.exit(f"quire: {error}")
-
-
-def die_with_parent(parent_pid: int) -> None:
-    """Have the kernel kill this process when its parent ends, and end now if it already has."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent_pid:
-        sys.exit("quire: the parent process has ended")
 
 
 class _Format(logging.Formatter):

@@ -11,7 +11,7 @@ from quire.services.frontend.openapi import document
 
 PATHS = {
     "/v1/chat/completions": {"messages": [{"role": "user", "content": "x"}], "max_tokens": 1},
-    "/v1/completions": {"prompt": "x", "max_tokens": 1},
+    "/v1/completions": {"prompt": "Hello.", "max_tokens": 1},
 }
 """Path -> a body that is answered quickly."""
 WHOLE = {

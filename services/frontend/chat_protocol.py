@@ -98,7 +98,7 @@ class ChatRequest(GenerationRequest, kw_only=True):
     reasoning_effort: Annotated[str | None, Choice(("none", "minimal", "low", "medium", "high", "xhigh", "max"))] = None
     include_reasoning: bool | None = None
     chat_template_kwargs: Annotated[dict[str, Any] | None, Items(0, 64, keys=Text(1, 64))] = None
-    chat_template: Annotated[msgspec.Raw, Json(64 << 10, is_refused=True)] = ABSENT
+    chat_template: Annotated[str | None, Text(0, 64 << 10)] = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     documents: Annotated[msgspec.Raw, Json(_MAX_TEXT_BYTES, Documents)] = ABSENT
@@ -128,6 +128,7 @@ def parse_chat(body: bytes) -> tuple[ChatRequest, ChatPrompt]:
         add_generation_prompt=request.add_generation_prompt is not False and not request.continue_final_message,
         continue_final_message=bool(request.continue_final_message),
         add_special_tokens=bool(request.add_special_tokens),
+        chat_template=request.chat_template or "",
     )
     return request, prompt
 

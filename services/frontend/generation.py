@@ -29,6 +29,7 @@ from .completion_protocol import CompletionRequest, parse_completion
 from .completions import CompletionAnswer
 from .exchange import Exchange
 from .mailbox import ClientGone, Delta, Mailbox
+from .protocol import unsupported
 from .sampling import logprobs_of, max_tokens_of, sampling_params, text_params
 from .streaming import EventStream
 
@@ -83,6 +84,8 @@ def _generates(
     if request.model and request.model not in card.names:
         message = f"The model {echo(request.model)!r} does not exist; this server has: {', '.join(card.names)}."
         raise ApiError(MODEL_NOT_FOUND, message, "model")
+    if isinstance(request, ChatRequest) and request.chat_template and not app.config.trust_request_chat_template:
+        raise unsupported("chat_template", "(started without --trust-request-chat-template)")
     sampling = sampling_params(request, card)
     text = text_params(request)
     app.metrics.histogram("vllm:request_params_n").observe(request.num_choices)

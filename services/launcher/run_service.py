@@ -13,8 +13,9 @@ from typing import Any
 
 from quire.shared.config import EngineConfig, LauncherConfig, WorkerConfig, all_fields
 from quire.shared.flags import add_to, build, settle
+from quire.shared.parent_process import die_with_parent
 from quire.shared.run_directory import RunDirectory, RunDirectoryError, default_path
-from quire.shared.service import die_with_parent, raise_file_limit, start_logging
+from quire.shared.service import raise_file_limit, start_logging
 
 from .checklist import Checklist
 from .crash_policy import RestartOnLoss, StopOnLoss

@@ -14,6 +14,7 @@ import msgspec
 
 ContentForm = Literal["text", "parts", "either"]
 """What a template takes for content: only strings, only lists of parts, or both."""
+CONTENT_FORMS: tuple[ContentForm, ...] = ("text", "parts", "either")
 
 _REASONING_NAMES = ("reasoning_content", "thinking", "reasoning")
 

@@ -7,69 +7,47 @@ Knows no token ids.
 
 from __future__ import annotations
 
-import datetime
-import json
 import secrets
-import time
-from typing import Any, NoReturn
+from typing import Any
 
 import jinja2
-import jinja2.ext
-import jinja2.nodes
-import jinja2.parser
 import msgspec
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from quire.shared.errors import CHAT_TEMPLATE_ERROR, INVALID_VALUE, UNSUPPORTED_PARAMETER, ApiError, echo
+from quire.shared.messages import ChatPrompt, Program
 
-from .chat_messages import ContentForm, content_form, last_text, prepare_messages, tag_last_text
+from .chat_messages import CONTENT_FORMS, ContentForm, content_form, last_text, prepare_messages, tag_last_text
 from .special_text import Shield, SpecialText
+from .template_rendering import make_environment, run
 from .tokenizer import Rendered
+from .untrusted import Untrusted
 
-_MAX_SECONDS = 1.0
-_MAX_CHARS = 16 << 20
 _RESERVED = frozenset(
     ("messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "chat_template")
 )
 
 
-class _TemplateRaised(Exception):
-    """raise_exception(...) in a template: its sentence is for the client."""
+_SWITCHES_BYTES = 1024
+_SWITCH_CHARS = 64
 
 
-def _raise_exception(message: object) -> NoReturn:
-    raise _TemplateRaised(str(message))
+def needs_helper(prompt: ChatPrompt) -> bool:
+    """Whether a request varies what its template does by more than switches: that runs in the helper process.
 
-
-def _tojson(
-    value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
-) -> str:
-    """Unlike Jinja's own: no HTML escapes, which a model was not trained on."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-def _strftime_now(form: str) -> str:
-    return datetime.datetime.now().strftime(form)
-
-
-class _GenerationBlock(jinja2.ext.Extension):
-    """{% generation %}...{% endgeneration %}, which marks assistant text for training: only its body counts."""
-
-    tags = {"generation"}
-
-    def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-def _environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, jinja2.ext.loopcontrols]
+    Switches are true, false, null and short strings. A number is none: a template may count to it.
+    """
+    if prompt.chat_template or len(prompt.template_kwargs_json) > _SWITCHES_BYTES:
+        return True
+    if not prompt.template_kwargs_json:
+        return False
+    try:
+        values = msgspec.json.decode(prompt.template_kwargs_json, type=dict[str, Any]).values()
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return True
+    return not all(
+        value is None or isinstance(value, bool) or (isinstance(value, str) and len(value) <= _SWITCH_CHARS)
+        for value in values
     )
-    environment.filters["tojson"] = _tojson
-    environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = _strftime_now
-    return environment
 
 
 class ChatRequest(msgspec.Struct, frozen=True):
@@ -81,25 +59,46 @@ class ChatRequest(msgspec.Struct, frozen=True):
     template_kwargs: dict[str, Any] = {}
     add_generation_prompt: bool = True
     continue_final_message: bool = False
+    chat_template: str = ""
+    """The client's own; empty: the checkpoint's."""
+    is_untrusted: bool = False
+    """To be rendered in the helper process."""
 
 
 class ChatTemplate:
     """All templates of a checkpoint, compiled. Raises jinja2.TemplateSyntaxError for one that is not Jinja."""
 
-    def __init__(self, sources: dict[str, str], named_tokens: dict[str, Any], special_text: SpecialText) -> None:
-        environment = _environment()
+    def __init__(
+        self,
+        sources: dict[str, str],
+        named_tokens: dict[str, Any],
+        special_text: SpecialText,
+        untrusted: Untrusted | None = None,
+    ) -> None:
+        environment = make_environment()
+        self._sources = sources
         self._templates: dict[str, tuple[jinja2.Template, ContentForm]] = {
             name: (environment.from_string(source), content_form(environment, source))
             for name, source in sources.items()
         }
         self._named_tokens = named_tokens
         self._special_text = special_text
+        self._untrusted = untrusted or Untrusted()
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the checkpoint has one."""
+        return bool(self._templates)
+
+    def close(self) -> None:
+        self._untrusted.close()
 
     def render(self, chat: ChatRequest) -> Rendered:
         """Raises ApiError (400) with a sentence for the client."""
         has_tool_use = bool(chat.tools) and "tool_use" in self._templates
-        template, form = self._templates["tool_use" if has_tool_use else "default"]
+        name = "tool_use" if has_tool_use else "default"
         _check(chat)
+        form = self._content_form(chat.chat_template) if chat.chat_template else self._templates[name][1]
         messages = prepare_messages(chat.messages, form)
         if not messages:
             raise ApiError(INVALID_VALUE, "messages is empty", "messages")
@@ -120,11 +119,31 @@ class ChatTemplate:
             "documents": shield.cover(chat.documents) if chat.documents else None,
             "add_generation_prompt": chat.add_generation_prompt,
         }
-        text = _run(template, variables)
+        if chat.is_untrusted:
+            text = self._render_untrusted(chat, chat.chat_template or self._sources[name], variables)
+        else:
+            text = run(self._templates[name][0], variables)
         if tag:
             text = _cut_at(text, tag)
         revealed = shield.reveal(text)
         return Rendered(revealed.text if revealed else text, revealed)
+
+    def _content_form(self, source: str) -> ContentForm:
+        """Of a client's template, which is not so much as parsed here."""
+        outcome = self._untrusted.run(Program("content_form", source))
+        if outcome.result != "ok":
+            raise ApiError(CHAT_TEMPLATE_ERROR, outcome.text, "chat_template")
+        return next(form for form in CONTENT_FORMS if form == outcome.text)
+
+    def _render_untrusted(self, chat: ChatRequest, source: str, variables: dict[str, Any]) -> str:
+        outcome = self._untrusted.run(Program("template", source, msgspec.json.encode(variables)))
+        if outcome.result == "ok":
+            return outcome.text
+        field = "chat_template" if chat.chat_template else "chat_template_kwargs"
+        sentence = outcome.text
+        if outcome.result != "error":
+            sentence = f"the chat template cannot be rendered with this {field}: {sentence}"
+        raise ApiError(CHAT_TEMPLATE_ERROR, sentence, field)
 
 
 def _check(chat: ChatRequest) -> None:
@@ -142,36 +161,6 @@ def _check(chat: ChatRequest) -> None:
             " the other opens a new one",
             "continue_final_message",
         )
-
-
-def _run(template: jinja2.Template, variables: dict[str, Any]) -> str:
-    """Render piece by piece, so that a template that goes on for ever is ended."""
-    deadline = time.monotonic() + _MAX_SECONDS
-    pieces: list[str] = []
-    length = 0
-    try:
-        for piece in template.generate(variables):
-            pieces.append(piece)
-            length += len(piece)
-            if length > _MAX_CHARS or time.monotonic() > deadline:
-                raise ApiError(
-                    CHAT_TEMPLATE_ERROR,
-                    f"the model's chat template makes more than {_MAX_CHARS} characters of these messages,"
-                    f" or takes longer than {_MAX_SECONDS:g} s",
-                    "messages",
-                )
-    except _TemplateRaised as error:
-        raise ApiError(CHAT_TEMPLATE_ERROR, echo(str(error)), "messages") from None
-    except ApiError:
-        raise
-    except (jinja2.TemplateError, ArithmeticError, LookupError, RecursionError, TypeError, ValueError, AttributeError):
-        raise ApiError(
-            CHAT_TEMPLATE_ERROR,
-            "the model's chat template cannot render these messages: a field it needs is missing, or of a type it"
-            " does not expect",
-            "messages",
-        ) from None
-    return "".join(pieces)
 
 
 def _cut_at(text: str, tag: str) -> str:

@@ -1,6 +1,7 @@
 """The encoding threads: requests queue here on their way from the event loop to the engine.
 
-Two lanes, so that a long prompt holds up only long prompts; each takes all that waits at once.
+Three lanes, so that a long prompt holds up only long prompts, and what clients programmed only its like;
+the first takes all that waits at once.
 The event loop is called back with the outcomes. Knows nothing of what preparing means.
 """
 
@@ -9,14 +10,18 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from quire.shared.errors import SERVER_OVERLOADED, refused
 from quire.shared.messages import ChatPrompt, IdsPrompt, Prompt, Refused
 
+from .chat_template import needs_helper
 from .preparation import Job, Prepared
 
 _LONG_PROMPT_BYTES = 32_768
 _MAX_BATCH = 32
+_MAX_UNTRUSTED = 16
+"""Waiting for the helper process, each for a second at most."""
 
 
 class EncodingLanes:
@@ -33,21 +38,34 @@ class EncodingLanes:
         self._loop = loop
         self._short = _Lane("encode-short", self._run, _MAX_BATCH)
         self._long = _Lane("encode-long", self._run, 1)
+        self._untrusted = _Lane("encode-untrusted", self._run, 1)
 
     def put(self, job: Job) -> None:
-        is_long = _size(job.generate.prompt) > _LONG_PROMPT_BYTES
+        prompt = job.generate.prompt
+        if isinstance(prompt, ChatPrompt) and needs_helper(prompt):
+            self._put_untrusted(job)
+            return
+        is_long = _size(prompt) > _LONG_PROMPT_BYTES
         (self._long if is_long else self._short).put(job)
+
+    def _put_untrusted(self, job: Job) -> None:
+        if len(self._untrusted.jobs) < _MAX_UNTRUSTED:
+            self._untrusted.put(job)
+            return
+        message = f"{_MAX_UNTRUSTED} requests wait with chat templates or template values of their own"
+        answer = refused(job.generate.request_id, SERVER_OVERLOADED, message, None, 1.0)
+        self._loop.call_soon(self._deliver, [job], [answer])
 
     @property
     def num_waiting(self) -> int:
-        return len(self._short.jobs) + len(self._long.jobs)
+        return len(self._short.jobs) + len(self._long.jobs) + len(self._untrusted.jobs)
 
     def _run(self, jobs: list[Job]) -> None:
         live = [job for job in jobs if not job.is_cancelled]
         outcomes = self._prepare(live)
         self._loop.call_soon_threadsafe(self._deliver, live, outcomes)
 
-    def _deliver(self, jobs: list[Job], outcomes: list[Prepared | Refused]) -> None:
+    def _deliver(self, jobs: list[Job], outcomes: Sequence[Prepared | Refused]) -> None:
         for job, outcome in zip(jobs, outcomes, strict=True):
             if not job.is_cancelled:
                 self._on_prepared(job, outcome)
@@ -56,6 +74,7 @@ class EncodingLanes:
         """Threads end after what they are at; what waits is left."""
         self._short.close()
         self._long.close()
+        self._untrusted.close()
 
 
 def _size(prompt: Prompt) -> int:

@@ -13,12 +13,13 @@ import jinja2
 import msgspec
 
 from quire.shared.config import TokenizerConfig
-from quire.shared.messages import GenerationDefaults, ModelCard
+from quire.shared.messages import GenerationDefaults, ModelCard, Program
 from quire.shared.model_files import DEMO_MODEL, DEMO_NAME, find_model, read_generation_config, read_model_config
 
 from .chat_template import ChatTemplate
 from .tokenizer import TextTokenizer
-from .tokenizer_files import TokenizerFilesError, read_tokenizer_files
+from .tokenizer_files import TokenizerFiles, TokenizerFilesError, read_tokenizer_files
+from .untrusted import Untrusted
 from .validation import Limits
 
 
@@ -27,7 +28,7 @@ class Model(msgspec.Struct, frozen=True):
     root: str
     created: int
     tokenizer: TextTokenizer
-    template: ChatTemplate | None
+    template: ChatTemplate
     defaults: GenerationDefaults
 
     def card(self, engine_card: ModelCard) -> ModelCard:
@@ -37,7 +38,7 @@ class Model(msgspec.Struct, frozen=True):
             names=self.names,
             root=self.root,
             created=self.created,
-            has_chat_template=self.template is not None,
+            has_chat_template=self.template.is_there,
             defaults=self.defaults,
         )
 
@@ -57,15 +58,14 @@ def load_model(config: TokenizerConfig) -> Model:
     files = read_tokenizer_files(_tokenizer_folder(config.tokenizer) or folder, config.chat_template)
     tokenizer = TextTokenizer(files)
     tokenizer.texts.grow(vocab_size)
-    template = None
-    if files.chat_templates:
-        try:
-            template = ChatTemplate(files.chat_templates, files.named_tokens, tokenizer.special_text)
-        except jinja2.TemplateSyntaxError as error:
-            where = config.chat_template or str(folder)
-            raise TokenizerFilesError(
-                f"the chat template of {where} is not valid Jinja (line {error.lineno})"
-            ) from None
+    where = config.chat_template or str(folder)
+    untrusted = Untrusted()
+    if folder != DEMO_MODEL or config.chat_template:
+        _try_templates(files, untrusted, where)
+    try:
+        template = ChatTemplate(files.chat_templates, files.named_tokens, tokenizer.special_text, untrusted)
+    except jinja2.TemplateSyntaxError as error:
+        raise TokenizerFilesError(f"the chat template of {where} is not valid Jinja (line {error.lineno})") from None
     defaults = GenerationDefaults()
     if config.generation_config == "auto":
         given = read_generation_config(folder)
@@ -86,6 +86,20 @@ def _tokenizer_folder(tokenizer: str | None) -> Path | None:
     if tokenizer is None:
         return None
     return DEMO_MODEL if tokenizer == DEMO_NAME else find_model(tokenizer, has_weights=False)
+
+
+def _try_templates(files: TokenizerFiles, untrusted: Untrusted, where: str) -> None:
+    """Render each once in the helper, before one is run here: a template comes from whoever made the checkpoint.
+
+    Raises TokenizerFilesError for one that takes for ever or all memory; a template may refuse this chat.
+    """
+    variables = {**files.named_tokens, "messages": [{"role": "user", "content": "x"}], "add_generation_prompt": True}
+    for source in files.chat_templates.values():
+        outcome = untrusted.run(Program("template", source, msgspec.json.encode(variables)))
+        if outcome.result in ("time", "memory"):
+            untrusted.close()
+            raise TokenizerFilesError(f"the chat template of {where} cannot be used: {outcome.text} for one message")
+    untrusted.close()  # it starts again when a request needs it
 
 
 def _name(model: str) -> str:

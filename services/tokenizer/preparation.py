@@ -14,7 +14,7 @@ import msgspec
 from quire.shared.errors import INTERNAL_ERROR, INVALID_VALUE, UNSUPPORTED_PARAMETER, ApiError, refused
 from quire.shared.messages import ChatPrompt, Generate, IdsPrompt, Refused, Submit, TextPrompt
 
-from .chat_template import ChatRequest, ChatTemplate
+from .chat_template import ChatRequest, ChatTemplate, needs_helper
 from .choice_text import ChoiceText, PlainText, StoppableText, replay
 from .stop_strings import StopStrings
 from .token_ids import unpack_ids
@@ -90,7 +90,7 @@ class Preparation:
         return [outcomes[index] for index in range(len(jobs))]
 
     def _render(self, prompt: ChatPrompt) -> Rendered:
-        if self._template is None:
+        if self._template is None or not (self._template.is_there or prompt.chat_template):
             raise ApiError(
                 UNSUPPORTED_PARAMETER,
                 "this model has no chat template: use /v1/completions, or start the server with --chat-template FILE",
@@ -104,6 +104,8 @@ class Preparation:
                 template_kwargs=_json("chat_template_kwargs", prompt.template_kwargs_json, dict[str, Any] | None) or {},
                 add_generation_prompt=prompt.add_generation_prompt,
                 continue_final_message=prompt.continue_final_message,
+                chat_template=prompt.chat_template,
+                is_untrusted=needs_helper(prompt),
             )
         )
 

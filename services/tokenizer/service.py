@@ -248,5 +248,7 @@ class TokenizerService:
         self._reader.close()
         if self._lanes is not None:
             self._lanes.close()
+        if self._model is not None:
+            self._model.template.close()
         self._engines.close()
         self._server.close()

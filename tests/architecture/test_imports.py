@@ -31,6 +31,7 @@ ONLY_IN = {
     "zmq": {"shared/link.py"},
     "tokenizers": {"services/tokenizer"},
     "jinja2": {"services/tokenizer"},
+    "llguidance": {"services/tokenizer"},
 }
 """Package -> the only places that may import it."""
 

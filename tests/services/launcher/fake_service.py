@@ -17,7 +17,8 @@ from quire.shared.config import ServiceConfig
 from quire.shared.link import wait
 from quire.shared.messages import Hello, Outages, ToFrontendFromOperator, ToTokenizer
 from quire.shared.neighbours import Above
-from quire.shared.service import Service, die_with_parent
+from quire.shared.parent_process import die_with_parent
+from quire.shared.service import Service
 
 
 def main() -> None:
