@@ -440,6 +440,14 @@ class Scale(_Message, frozen=True, tag="scale"):
     count: int
 
 
+class Replace(_Message, frozen=True, tag="replace"):
+    """Replace services one after the other, their requests moving on."""
+
+    service: str
+    name: str = ""
+    """Empty: all of that kind."""
+
+
 class Done(_Message, frozen=True, tag="done"):
     """The launcher's answer to a command."""
 
@@ -447,7 +455,7 @@ class Done(_Message, frozen=True, tag="done"):
     text: str
 
 
-ToLauncher: TypeAlias = Hello | Scale
+ToLauncher: TypeAlias = Hello | Replace | Scale
 FromLauncher: TypeAlias = Report | Done
 
 

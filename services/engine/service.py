@@ -223,13 +223,14 @@ class Engine:
         gc.freeze()
         self._publish(time.monotonic())
 
-    def _on_lost(self, cause: str) -> None:
-        """The KV cache is gone with a worker: every request ends, and a new replica starts when the group is back."""
-        logger.error("%s; all requests of this engine end", cause)
+    def _on_lost(self, cause: str, reason: str) -> None:
+        """The KV cache is gone with a worker: requests go (`lost` or `moved`), a new replica comes with the group."""
+        logger.error("%s; all requests of this engine end", cause) if reason == "lost" else logger.info("%s", cause)
         replica, self._replica = self._replica, None
         self._state = "starting"
         if replica is not None:
-            replica.committer.let_all_go("lost", "a model worker ended")
+            sentence = "a model worker ended" if reason == "lost" else "a model worker is being restarted"
+            replica.committer.let_all_go(reason, sentence)
             self._stats.forget(replica.scheduler)
         self._deliver()
         self._publish(time.monotonic())

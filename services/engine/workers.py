@@ -18,7 +18,9 @@ logger = logging.getLogger("quire.engine.workers")
 
 
 class Workers:
-    """Calls `on_ready(facts)` when all can take plans, `on_result`, and `on_lost(cause)` when they no longer can."""
+    """Calls `on_ready(facts)` when all can take plans, and `on_result`; when they no longer can,
+    `on_lost(cause, reason)`, where the reason is `lost` or `moved`.
+    """
 
     def __init__(
         self,
@@ -26,7 +28,7 @@ class Workers:
         configure: Configure,
         on_ready: Callable[[WorkerReady], None],
         on_result: Callable[[StepResult], None],
-        on_lost: Callable[[str], None],
+        on_lost: Callable[[str, str], None],
     ) -> None:
         self._configure = configure
         self._world_size = service.config.world_size
@@ -82,9 +84,12 @@ class Workers:
         self._ready.pop(name, None)
         self.reports.pop(name, None)
         cause = self._causes.pop(name, "")
+        self._lose(f"{name} ended" + (f": {cause}" if cause else ""), "lost")
+
+    def _lose(self, cause: str, reason: str) -> None:
         if self.is_ready:
             self.is_ready = False
-            self._on_lost(f"{name} ended" + (f": {cause}" if cause else ""))
+            self._on_lost(cause, reason)
 
     def _handle(self, name: str, message: FromWorker) -> None:
         match message:
@@ -99,6 +104,9 @@ class Workers:
                 if message.state == "failed":
                     self._causes[name] = message.detail
                     logger.error("%s failed: %s", name, message.detail)
+                elif message.state == "draining":
+                    self._ready.pop(name, None)
+                    self._lose(f"{name} leaves", "moved")
             case WorkerReady():
                 self._ready[name] = message
                 if len(self._ready) == self._world_size and not self.is_ready:

@@ -30,6 +30,12 @@ def _scale(argv: list[str]) -> int:
     return scale(argv)
 
 
+def _restart(argv: list[str]) -> int:
+    from .restart import restart
+
+    return restart(argv)
+
+
 def _chat(argv: list[str]) -> int:
     from .chat import chat
 
@@ -72,6 +78,7 @@ COMMANDS: dict[str, tuple[Command, str, str]] = {
     "complete": (_complete, "[TEXT]", "continue a text on a server"),
     "batch": (_batch, "-i IN -o OUT [MODEL]", "answer a file of requests in OpenAI's batch format"),
     "scale": (_scale, "tokenizer=K", "change the number of tokenizers (or frontends) of a live server"),
+    "restart": (_restart, "tokenizer", "replace tokenizers, engine or workers of a live server; no request fails"),
     "run": (_run, "SERVICE [flags]", "run one service: frontend, tokenizer, engine (with its workers), worker"),
     "bench": (_bench, "serve [flags]", "measure a server: latency and throughput"),
     "health": (_health, "SERVICE", "tell whether the services of a kind that run here are ready"),

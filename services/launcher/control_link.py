@@ -1,6 +1,6 @@
 """The launcher's own links: reports from every service, commands from the operator.
 
-It dials each service as a neighbour above would, and binds launcher-N for `quire scale`.
+It dials each service as a neighbour above would, and binds launcher-N for `quire scale` and `quire restart`.
 Knows nothing of processes.
 """
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from quire.shared.config import LauncherConfig
 from quire.shared.link import Client
-from quire.shared.messages import Done, Hello, Outages, Report, Scale, ToLauncher
+from quire.shared.messages import Done, Hello, Outages, Replace, Report, Scale, ToLauncher
 from quire.shared.neighbours import Above, Below
 from quire.shared.service import Service
 
@@ -28,14 +28,14 @@ class ControlLink:
         self,
         config: LauncherConfig,
         on_report: Callable[[Report], None],
-        on_scale: Callable[[str, Scale], None],
+        on_command: Callable[[str, Scale | Replace], None],
         watch: Callable[[int], None],
         unwatch: Callable[[int], None],
     ) -> None:
         self._service = Service("launcher", config)
         self.name = self._service.name
         self._on_report = on_report
-        self._on_scale = on_scale
+        self._on_command = on_command
         self._watch, self._unwatch = watch, unwatch
         self._server = self._service.listen(ToLauncher)
         self._above = Above(self._server, self._service, on_vanish=lambda name: None)
@@ -68,8 +68,8 @@ class ControlLink:
             match message:
                 case Hello():
                     self._above.hear(peer, message)
-                case Scale():
-                    self._on_scale(peer, message)
+                case Scale() | Replace():
+                    self._on_command(peer, message)
 
     def poll(self) -> None:
         """Find who has appeared and who is gone; about ten times a second."""

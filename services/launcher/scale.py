@@ -1,20 +1,15 @@
 """`quire scale tokenizer=K`: asks a live server's launcher to change the number of a service.
 
-Finds the server by its run directory. The launcher's side is in scaling.py.
+The launcher's side is in scaling.py.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import sys
-import time
 
-from quire.shared.link import Client, wait
-from quire.shared.messages import Done, FromLauncher, Hello, Scale
-from quire.shared.run_directory import Entry, RunDirectory, RunDirectoryError
+from quire.shared.messages import Scale
 
-from .server_directories import live_servers
+from .operator_link import add_flags, carry_out
 
 _PLURALS = {"tokenizers": "tokenizer", "frontends": "frontend"}
 
@@ -26,57 +21,9 @@ def scale(argv: list[str]) -> int:
         "Those that go finish their requests first.",
     )
     parser.add_argument("target", metavar="SERVICE=COUNT", help="for example tokenizer=4")
-    parser.add_argument("--run-dir", help="run directory of the server; absent: the only server of this user")
-    parser.add_argument("--timeout", type=float, default=120.0, help="seconds to wait (default: 120)")
+    add_flags(parser, timeout_seconds=120.0)
     given = parser.parse_args(argv)
     service, _, count = str(given.target).partition("=")
     if not count.isdigit():
         parser.error(f"{given.target!r} is not SERVICE=COUNT, for example tokenizer=4")
-    try:
-        launcher = find_launcher(given.run_dir)
-    except (LookupError, RunDirectoryError) as error:
-        print(f"quire: {error.args[0]}", file=sys.stderr)
-        return 1
-    done = ask(launcher, Scale(_PLURALS.get(service, service), int(count)), given.timeout)
-    print(done.text if done.is_ok else f"quire: {done.text}", file=sys.stdout if done.is_ok else sys.stderr)
-    return 0 if done.is_ok else 1
-
-
-def find_launcher(run_dir: str | None) -> Entry:
-    """The launcher of the server in `run_dir`, or of the only one. Raises LookupError with a sentence."""
-    if run_dir is None:
-        servers = live_servers()
-        if not servers:
-            raise LookupError("no server of this user is running")
-        if len(servers) > 1:
-            listed = ", ".join(str(path) for path in servers)
-            raise LookupError(f"{len(servers)} servers are running; name one with --run-dir: {listed}")
-        run_dir = str(servers[0])
-    if not os.path.isdir(run_dir):
-        raise LookupError(f"run directory {run_dir} does not exist")
-    directory = RunDirectory(run_dir)
-    try:
-        entry = directory.entry("launcher-0")
-    finally:
-        directory.close()
-    if entry is None:
-        raise LookupError(f"no launcher is running in {run_dir}")
-    return entry
-
-
-def ask(launcher: Entry, command: Scale, timeout_seconds: float) -> Done:
-    """Send one command and wait for its answer; a time-out is an answer too."""
-    incarnation = time.time_ns()
-    client: Client[FromLauncher] = Client(launcher.address, f"operator-{os.getpid()}-{incarnation}", FromLauncher)
-    try:
-        client.send(Hello(f"operator-{os.getpid()}", incarnation))
-        client.send(command)
-        deadline = time.monotonic() + timeout_seconds
-        while (left := deadline - time.monotonic()) > 0:
-            wait([client], left)
-            while (message := client.receive()) is not None:
-                if isinstance(message, Done):
-                    return message
-        return Done(False, f"the launcher did not answer within {timeout_seconds:g} s")
-    finally:
-        client.close()
+    return carry_out(Scale(_PLURALS.get(service, service), int(count)), given.run_dir, given.timeout)

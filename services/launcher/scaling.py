@@ -45,6 +45,9 @@ class Scaling:
         self._scalable = scalable
         self._changes: list[_Change] = []
 
+    def __bool__(self) -> bool:
+        return bool(self._changes)
+
     def begin(self, peer: str, scale: Scale, now: float) -> None:
         """Take a command; refuses what cannot be."""
         refusal = self._refusal(scale)

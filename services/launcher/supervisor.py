@@ -17,14 +17,14 @@ from typing import Protocol
 import msgspec
 
 from quire.shared.config import LauncherConfig
-from quire.shared.messages import Done, Report, Scale
+from quire.shared.messages import Done, Replace, Report, Scale
 from quire.shared.run_directory import NameTakenError
 
 from .child import Child, Ending
 from .control_link import ControlLink
 from .crash_policy import CrashPolicy, GiveUp, Loss, Restart, StayDown, StopAll, StopOnLoss
+from .operator_commands import OperatorCommands
 from .restarts import Restarts
-from .scaling import Scaling
 from .shutdown import Shutdown
 from .topology import ServiceSpec
 from .watchdog import Watchdog
@@ -79,7 +79,7 @@ class Supervisor:
         self._selector.register(self._wake_read, selectors.EVENT_READ, self._woken)
         self.children: dict[str, Child] = {}
         self.names_used: set[str] = set()
-        self._scaling = Scaling(self.children, self._start_name, self._answer, self._drain_seconds, scalable)
+        self._commands = OperatorCommands(self.children, self._start_name, self._answer, self._drain_seconds, scalable)
         self._restarts = Restarts(self._start)
         self._watchdog = Watchdog(config.stall_limit)
         self._link: ControlLink | None = None
@@ -141,7 +141,7 @@ class Supervisor:
     def _open_link(self) -> None:
         try:
             self._link = ControlLink(
-                self._config, self._on_report, self._on_scale, self._watch_link, self._unwatch_link
+                self._config, self._on_report, self._on_command, self._watch_link, self._unwatch_link
             )
             self.names_used.add(self._link.name)
         except NameTakenError as error:
@@ -176,7 +176,7 @@ class Supervisor:
             return
         self._watchdog.look(self.children.values(), now)
         self._restarts.advance(now)
-        self._scaling.advance(now)
+        self._commands.advance(now, self._restarts.given_up)
         if not self._is_ready and self.children and all(child.is_ready for child in self.children.values()):
             self._is_ready = True
             self._observer.ready(now - self._began)
@@ -234,7 +234,7 @@ class Supervisor:
         if is_expected or self._shutdown is not None:
             return
         now = time.monotonic()
-        is_added = not child.was_ready and self._scaling.is_starting(child.name)
+        is_added = not child.was_ready and self._commands.is_starting(child.name)
         loss = Loss(child.name, ending, child.was_ready, self._is_ready, is_added)
         decision = self._policy.decide(loss, now)
         match decision:
@@ -261,15 +261,15 @@ class Supervisor:
         if child is not None and child.hear(report):
             self._observer.reported(child, report)
 
-    def _on_scale(self, peer: str, scale: Scale) -> None:
+    def _on_command(self, peer: str, command: Scale | Replace) -> None:
+        hindrance = ""
         if self._shutdown is not None:
-            self._answer(peer, Done(False, "the server is stopping"))
+            hindrance = "the server is stopping"
         elif not self._is_ready:
-            self._answer(peer, Done(False, "the server is still starting"))
+            hindrance = "the server is still starting"
         elif self._restarts:
-            self._answer(peer, Done(False, "a service is being restarted; please try again"))
-        else:
-            self._scaling.begin(peer, scale, time.monotonic())
+            hindrance = "a service is being restarted; please try again"
+        self._commands.begin(peer, command, hindrance, time.monotonic())
 
     def _answer(self, peer: str, done: Done) -> None:
         if self._link is not None:

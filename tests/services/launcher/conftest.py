@@ -61,10 +61,16 @@ class Deployment:
     """Fake services under a real supervisor; `modes` says how each behaves (by name; default serve)."""
 
     def __init__(
-        self, path: Path, modes: dict[str, str], shutdown_timeout: float = 10.0, policy: CrashPolicy | None = None
+        self,
+        path: Path,
+        modes: dict[str, str],
+        shutdown_timeout: float = 10.0,
+        policy: CrashPolicy | None = None,
+        chain: tuple[str, ...] = CHAIN,
     ) -> None:
         self.path = path
         self.modes = modes
+        self._chain = chain
         self.trace = path.parent / "trace"
         self.recorder = Recorder()
         config = LauncherConfig(run_dir=str(path), shutdown_timeout=shutdown_timeout)
@@ -80,7 +86,7 @@ class Deployment:
         return ServiceSpec(name, command, {"PYTHONPATH": str(ROOT)})
 
     def _run(self) -> None:
-        self.outcome = self.supervisor.run([self.spec(name) for name in CHAIN])
+        self.outcome = self.supervisor.run([self.spec(name) for name in self._chain])
 
     def pid(self, name: str) -> int:
         return self.supervisor.children[name].pid
