@@ -30,6 +30,8 @@ class Answer(Struct):
     """Of the frames that carry text, or of the body of an answer that is no stream."""
     texts: list[bytes] = field(default_factory=list)
     """The frames that carry text, if they are kept."""
+    frames: list[bytes] = field(default_factory=list)
+    """Of a stream all, [DONE] too, if texts are kept."""
     last_frame: bytes = b""
     """The last one before [DONE]; with include_usage it has the usage. Else the body."""
     is_done: bool = False
@@ -146,6 +148,8 @@ class Response:
 
     def _on_frame(self, data: bytes) -> None:
         answer = self.answer
+        if self._keeps_texts:
+            answer.frames.append(data)
         if data == DONE:
             answer.is_done = True
             return

@@ -1,7 +1,7 @@
-"""The kill matrix: each kind of process killed or frozen under load, and what clients, probes and machines see.
+"""The kill matrix: each kind of process killed, frozen or restarted under load, and what clients and probes see.
 
-`run_row` is one fault on a fresh server: its load is run once without the fault (the reference) and once with
-it. Used by test_kill_matrix.py (each row once) and scripts/killmatrix (many rounds, with a table at the end).
+`run_row` is one fault on a fresh server. Used by test_kill_matrix.py (each row once, where no time decides) and
+scripts/killmatrix (many rounds, with a table of what is promised and what was measured at the end).
 """
 
 from __future__ import annotations
@@ -12,54 +12,63 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
 import sys
-import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from msgspec import Struct
 
-from bench.client import LoadClient, Target
-from bench.response import Answer
-from tests.end_to_end.running_server import RunningServer, serving
+from tests.end_to_end.faulty_load import Probe, bodies, load, pauses, percentile
+from tests.end_to_end.history import Content, content, judge
+from tests.end_to_end.running_server import ROOT, RunningServer, serving
 
-NUM_STREAMS, NUM_PLAIN = 32, 8
-OUTPUT_TOKENS = 96
 STALL_LIMIT = 2.0
 """Seconds; the default of 10 only takes longer."""
 SERVER = ("--tokenizers", "2", "--frontends", "2", "--dtype", "float32", "--stall-limit", str(STALL_LIMIT))
-_TOKENS_BEFORE_FAULT = 300
-_LOAD_SECONDS = 60.0
+HARD_LIMIT = 1.0
+"""Seconds; a 503 that is promised sooner may come so late on a busy machine before the script calls it broken."""
+NEVER = None
 
 
 class Row(Struct, frozen=True):
-    """One fault, and what it may cost. Times in seconds; None: not at all."""
+    """One fault, and what it may cost. Times in seconds, from the fault."""
 
     name: str
     victims: tuple[str, ...]
     is_freeze: bool = False
+    command: tuple[str, ...] = ()
+    """In place of a fault: what an operator has the server do."""
     breaks_connections: bool = False
-    """Those of the killed frontend; all others must be whole."""
-    unready_within: float | None = None
+    """Those of the struck frontend; all others must be whole."""
+    is_mended: bool = True
+    """The victims get successors. If not, the supervisor itself is the victim."""
+    unready_within: float | None = NEVER
     ready_within: float = 5.0
+    """Or, where nothing is mended: gone, or as before, within."""
 
 
 _AFTER_STALL = STALL_LIMIT + 1.0
+_BOTH = ("tokenizer-0", "tokenizer-1")
 ROWS = (
     Row("one tokenizer", ("tokenizer-0",), ready_within=3.0),
-    Row("all tokenizers", ("tokenizer-0", "tokenizer-1"), unready_within=1.0),
+    Row("all tokenizers", _BOTH, unready_within=1.0),
     Row("one frontend", ("frontend-1",), breaks_connections=True, ready_within=2.0),
-    Row("engine", ("engine-0",), unready_within=1.0),
+    Row("engine", ("engine-0",), unready_within=0.25),
     Row("worker", ("worker-0-0",), unready_within=1.0, ready_within=10.0),
+    Row("supervisor", ("launcher-0",), breaks_connections=True, is_mended=False, ready_within=1.0),
     Row("frozen tokenizer", ("tokenizer-0",), is_freeze=True, ready_within=_AFTER_STALL + 3.0),
+    Row("all frozen tokenizers", _BOTH, is_freeze=True, unready_within=_AFTER_STALL, ready_within=_AFTER_STALL + 5.0),
+    Row("frozen frontend", ("frontend-1",), True, breaks_connections=True, ready_within=_AFTER_STALL + 2.0),
     Row("frozen engine", ("engine-0",), is_freeze=True, unready_within=_AFTER_STALL, ready_within=_AFTER_STALL + 5.0),
-    Row("frozen worker", ("worker-0-0",), is_freeze=True, unready_within=_AFTER_STALL, ready_within=_AFTER_STALL + 10),
+    Row("frozen worker", ("worker-0-0",), True, unready_within=_AFTER_STALL, ready_within=_AFTER_STALL + 10.0),
+    Row("frozen supervisor", ("launcher-0",), is_freeze=True, is_mended=False, ready_within=1.0),
+    Row("restart tokenizer", (), command=("restart", "tokenizer"), ready_within=10.0),
+    Row("restart engine", (), command=("restart", "engine"), unready_within=1.0),
+    Row("restart worker", (), command=("restart", "worker"), unready_within=1.0, ready_within=10.0),
 )
 
 
@@ -69,115 +78,28 @@ class Outcome(Struct):
     row: str
     num_same: int = 0
     num_broken: int = 0
-    """Answers that ended with an error or not at all."""
     num_different: int = 0
-    """Answers that ended well but with another text, end or usage: never right."""
     unready_after: float | None = None
     ready_after: float | None = None
-    """When every victim had a new process and /health was 200, from the fault."""
+    """When every victim had a successor and /health was 200, or all was gone."""
+    pause: float = 0.0
+    """Seconds that the streams hardest hit waited longer than usual (99th percentile)."""
     seconds: float = 0.0
     remarks: list[str] = []
 
 
-def bodies() -> list[bytes]:
-    """Streams and plain requests, greedy and sampled with a seed, some with n, stop strings or logprobs."""
-    made = []
-    for number in range(NUM_STREAMS + NUM_PLAIN):
-        body: dict[str, Any] = {
-            "messages": [{"role": "user", "content": f"Tell me story number {number}, please."}],
-            "max_tokens": OUTPUT_TOKENS,
-            "ignore_eos": True,
-            "temperature": 0.0 if number % 2 else 0.9,
-            "seed": number,
-        }
-        if number < NUM_STREAMS:
-            body |= {"stream": True, "stream_options": {"include_usage": True}}
-        if number % 5 == 0:
-            body |= {"n": 2, "temperature": 0.9}
-        if number % 7 == 0:
-            body["stop"] = ["the silver key under", "zebra"]
-        if number % 11 == 0:
-            body |= {"logprobs": True, "top_logprobs": 2}
-        made.append(json.dumps(body).encode())
-    return made
-
-
-def whole(answer: Answer) -> dict[str, Any]:
-    """Of an answer all that must not change: texts, ends, usage (but for what the prefix cache gave), tokens scored."""
-    texts: dict[int, str] = {}
-    ends: dict[int, Any] = {}
-    tokens: dict[int, list[str]] = {}
-    usage = None
-    for frame in [*answer.texts, answer.last_frame]:
-        with contextlib.suppress(ValueError):
-            chunk = json.loads(frame)
-            if frame is answer.last_frame and answer.texts and frame == answer.texts[-1]:
-                continue
-            usage = chunk.get("usage") or usage
-            for choice in chunk.get("choices", ()):
-                index = choice["index"]
-                texts[index] = texts.get(index, "") + ((choice.get("delta") or choice.get("message"))["content"] or "")
-                ends[index] = choice.get("finish_reason") or ends.get(index)
-                scored = (choice.get("logprobs") or {}).get("content") or []
-                tokens[index] = tokens.get(index, []) + [entry["token"] for entry in scored]
-    counts = {key: value for key, value in (usage or {}).items() if isinstance(value, int)}
-    return {"texts": texts, "ends": ends, "usage": counts, "tokens": tokens}
-
-
-async def load(server: RunningServer, at_fault: Any = None) -> list[Answer]:
-    """All requests at once; `at_fault` is called once tokens flow."""
-    client = LoadClient(Target.parse(server.url), keeps_texts=True, timeout_seconds=_LOAD_SECONDS)
-    before = server.samples().get("vllm:generation_tokens_total", 0.0)
-    tasks = [asyncio.ensure_future(client.post("/v1/chat/completions", body)) for body in bodies()]
-    loop = asyncio.get_running_loop()
-    if at_fault is not None:
-        while not all(task.done() for task in tasks):
-            samples = await loop.run_in_executor(None, server.samples)
-            if samples.get("vllm:generation_tokens_total", 0.0) - before >= _TOKENS_BEFORE_FAULT:
-                break
-            await asyncio.sleep(0.02)
-        await loop.run_in_executor(None, at_fault)
-    answers = await asyncio.gather(*tasks)
-    client.close()
-    return answers
-
-
-class Probe(threading.Thread):
-    """Asks /health all the time; `changes` are (seconds since the fault, status)."""
-
-    def __init__(self, url: str) -> None:
-        super().__init__(daemon=True)
-        self._url = url
-        self.fault_at = 0.0
-        self.is_over = False
-        self.changes: list[tuple[float, int]] = []
-
-    def run(self) -> None:
-        last = 0
-        while not self.is_over:
-            asked = time.monotonic()
-            try:
-                with urllib.request.urlopen(self._url + "/health", timeout=1.0) as response:
-                    status = response.status
-            except urllib.error.HTTPError as error:
-                status = error.code
-            except OSError:
-                status = 0  # the frontend that was asked is the one that was killed
-            if status and status != last and self.fault_at:
-                self.changes.append((max(0.0, asked - self.fault_at), status))
-                last = status
-            time.sleep(0.01)
-
-
-def run_row(row: Row, reference: list[dict[str, Any]] | None = None) -> tuple[Outcome, list[dict[str, Any]]]:
-    """On a server of its own. Returns what was seen, and the reference for further rounds."""
+def run_row(row: Row, reference: list[Content] | None = None) -> tuple[Outcome, list[Content]]:
+    """On a server of its own. Returns what was seen, and the reference for other rounds and rows."""
+    began = time.monotonic()
     with serving(*SERVER) as server:
         if reference is None:
-            reference = [whole(answer) for answer in asyncio.run(load(server))]
-        return strike(server, row, reference), reference
+            reference = [content(answer) for answer in asyncio.run(load(server, bodies()))]
+        outcome = strike(server, row, reference)
+    outcome.seconds = time.monotonic() - began
+    return outcome, reference
 
 
-def strike(server: RunningServer, row: Row, reference: list[dict[str, Any]]) -> Outcome:
+def strike(server: RunningServer, row: Row, reference: list[Content]) -> Outcome:
     """One fault on a running server, under load; waits until all is well again."""
     outcome = Outcome(row.name)
     probe = Probe(server.url)
@@ -187,44 +109,64 @@ def strike(server: RunningServer, row: Row, reference: list[dict[str, Any]]) -> 
         probe.fault_at = time.monotonic()
         for victim in row.victims:
             os.kill(old[victim], signal.SIGSTOP if row.is_freeze else signal.SIGKILL)
+        if row.command:
+            argv = [sys.executable, "-m", "quire", *row.command, "--run-dir", str(server.run_dir / "run")]
+            done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=60)
+            if done.returncode:
+                outcome.remarks.append(done.stderr)
+            else:
+                outcome.ready_after = time.monotonic() - probe.fault_at
 
     probe.start()
     try:
-        answers = asyncio.run(load(server, fault))
-        _wait_until_whole(server, row, old, probe, outcome)
+        answers = asyncio.run(load(server, bodies(), fault))
+        if not row.command:
+            outcome.ready_after = _mended(server, row, old, probe)
     finally:
         probe.is_over = True
         probe.join(5)
-    outcome.unready_after = next((when for when, status in probe.changes if status == 503), None)
-    outcome.seconds = time.monotonic() - probe.fault_at
-    for number, (answer, expected) in enumerate(zip(answers, reference, strict=True)):
-        if answer.error or not answer.is_done:
-            outcome.num_broken += 1
-            outcome.remarks.append(f"request {number}: {answer.status} {answer.error[:200]}")
-        elif whole(answer) != expected:
-            outcome.num_different += 1
-            outcome.remarks.append(f"request {number}: {whole(answer)} is not {expected}")
-        else:
-            outcome.num_same += 1
+    outcome.unready_after = probe.unready_after
+    outcome.pause = percentile(pauses(answers, probe.fault_at), 0.99)
+    verdict = judge(bodies(), answers, reference)
+    outcome.num_same, outcome.num_broken = verdict.num_same, verdict.num_broken
+    outcome.num_different = verdict.num_different
+    outcome.remarks += verdict.remarks
     return outcome
 
 
-def _wait_until_whole(
-    server: RunningServer, row: Row, old: dict[str, int], probe: Probe, outcome: Outcome, seconds: float = 60.0
-) -> None:
-    """Until every victim has a new process and the server is healthy."""
-    end = time.monotonic() + seconds
+def _mended(server: RunningServer, row: Row, old: dict[str, int], probe: Probe, limit: float = 60.0) -> float | None:
+    """Seconds from the fault until every victim has a successor and the server is healthy; None: never."""
+    if row.is_mended:
+        is_well = lambda: _is_whole(server, row, old)  # noqa: E731
+    elif row.is_freeze:
+        os.kill(old["launcher-0"], signal.SIGCONT)
+        is_well = lambda: bool(server.get("/health"))  # noqa: E731
+        probe.fault_at = time.monotonic()
+    else:
+        is_well = lambda: not any(is_alive(pid) for pid in old.values())  # noqa: E731
+    end = time.monotonic() + limit
     while time.monotonic() < end:
-        now = server.pids()
-        is_new = all(now.get(victim, old[victim]) != old[victim] for victim in row.victims)
         with contextlib.suppress(OSError, ValueError):
-            states = {one["name"]: one["state"] for one in json.loads(server.get("/status"))["services"]}
-            if is_new and all(states.get(victim) == "ready" for victim in row.victims):
-                server.get("/health")
-                outcome.ready_after = time.monotonic() - probe.fault_at
-                return
+            if is_well():
+                return time.monotonic() - probe.fault_at
         time.sleep(0.02)
-    outcome.remarks.append("it was never whole again")
+    return None
+
+
+def _is_whole(server: RunningServer, row: Row, old: dict[str, int]) -> bool:
+    now = server.pids()
+    if any(now.get(victim, old[victim]) == old[victim] for victim in row.victims):
+        return False
+    states = {one["name"]: one["state"] for one in json.loads(server.get("/status"))["services"]}
+    return all(states.get(victim) == "ready" for victim in row.victims) and bool(server.get("/health"))
+
+
+def is_alive(pid: int) -> bool:
+    """A zombie is not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def verdict(row: Row, outcome: Outcome) -> list[str]:
@@ -235,26 +177,43 @@ def verdict(row: Row, outcome: Outcome) -> list[str]:
     if outcome.num_broken and not row.breaks_connections:
         broken.append(f"{outcome.num_broken} answers are broken")
     if outcome.ready_after is None:
-        broken.append("it did not come back")
-    if row.unready_within is None and not row.is_freeze and outcome.unready_after is not None:
+        broken.append("it did not come back" if row.is_mended else "it is not what it should be after it")
+    if row.unready_within is NEVER and outcome.unready_after is not None and row.is_mended:
         broken.append("/health was 503")
     return broken
 
 
+def lateness(row: Row, outcome: Outcome) -> list[str]:
+    """Which times were longer than promised."""
+    late = []
+    if row.unready_within is not NEVER and (outcome.unready_after or 0.0) > max(row.unready_within, HARD_LIMIT):
+        late.append(f"503 came after {outcome.unready_after:.2f} s, not within {row.unready_within:g}")
+    if (outcome.ready_after or 0.0) > row.ready_within:
+        late.append(f"ready again after {outcome.ready_after:.2f} s, not within {row.ready_within:g}")
+    return late
+
+
 def table(outcomes: Sequence[Outcome]) -> str:
-    """For people: rows in the order of ROWS, times as the worst of all rounds."""
-    lines = [f"{'fault':<18}{'rounds':>7}{'same':>7}{'broken':>8}{'wrong':>7}{'503 after':>11}{'ready after':>13}"]
+    """For people: rows in the order of ROWS, times as the worst of all rounds, what is promised in brackets."""
+    head = f"{'fault':<22}{'rounds':>7}{'same':>7}{'broken':>8}{'wrong':>7}{'503 after':>18}{'ready after':>18}"
+    lines = [head + f"{'pause p99':>11}"]
     for row in ROWS:
         of_row = [outcome for outcome in outcomes if outcome.row == row.name]
         if of_row:
-            unready = max((outcome.unready_after or 0.0 for outcome in of_row), default=0.0)
-            ready = max(outcome.ready_after or float("inf") for outcome in of_row)
+            unready = max((one.unready_after for one in of_row if one.unready_after is not None), default=None)
+            ready = max(float("inf") if one.ready_after is None else one.ready_after for one in of_row)
             lines.append(
-                f"{row.name:<18}{len(of_row):>7}{sum(one.num_same for one in of_row):>7}"
+                f"{row.name:<22}{len(of_row):>7}{sum(one.num_same for one in of_row):>7}"
                 f"{sum(one.num_broken for one in of_row):>8}{sum(one.num_different for one in of_row):>7}"
-                f"{unready:>9.2f} s{ready:>11.2f} s"
+                f"{_time(unready, row.unready_within)}{_time(ready, row.ready_within)}"
+                f"{max(one.pause for one in of_row):>9.2f} s"
             )
     return "\n".join(lines)
+
+
+def _time(measured: float | None, promised: float | None) -> str:
+    shown = "never" if measured is None else f"{measured:.2f} s"
+    return f"{shown:>10} ({'never' if promised is None else f'{promised:g}'})".rjust(18)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -264,17 +223,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     outcomes: list[Outcome] = []
     is_kept = True
+    reference = None
     for row in ROWS:
         if options.row and row.name not in options.row:
             continue
-        reference = None
         for _ in range(options.rounds):
             outcome, reference = run_row(row, reference)
             outcomes.append(outcome)
-            for remark in [*verdict(row, outcome), *outcome.remarks[:3]] if verdict(row, outcome) else ():
+            broken = [*verdict(row, outcome), *lateness(row, outcome)]
+            for remark in [*broken, *outcome.remarks[:3]] if broken else ():
                 is_kept = False
-                print(f"  {row.name}: {remark}", flush=True)
+                print(f"  {row.name}: {remark[:2000]}", flush=True)
     print(table(outcomes))
+    print(f"{sum(outcome.seconds for outcome in outcomes) / max(1, len(outcomes)):.1f} s a row")
     return 0 if is_kept else 1
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from . import kill_matrix
-from .kill_matrix import ROWS, Row, run_row, table, verdict
+from .faulty_load import NUM_PLAIN, NUM_STREAMS
+from .history import Content
+from .kill_matrix import ROWS, Outcome, Row, lateness, run_row, table, verdict
 
-_references: list = []
+_references: list[list[Content]] = []
 """The first row's: the same load gives the same answers on every server."""
 
 
@@ -19,18 +20,14 @@ def test_a_fault_under_load_changes_no_answer(row: Row, capsys: pytest.CaptureFi
     with capsys.disabled():
         print("\n" + table([outcome]))
     assert not verdict(row, outcome), outcome.remarks[:5]
-    assert len(reference) == kill_matrix.NUM_STREAMS + kill_matrix.NUM_PLAIN
-    assert any(len(one["texts"]) == 2 for one in reference) and any(any(one["tokens"].values()) for one in reference)
+    assert len(reference) == NUM_STREAMS + NUM_PLAIN
+    assert any(len(one.texts) == 2 for one in reference) and any(any(one.tokens.values()) for one in reference)
 
 
-def test_a_killed_supervisor_takes_everything_with_it() -> None:
-    """See test_operation.py for the tree; here: nothing answers any more."""
-    with kill_matrix.serving(*kill_matrix.SERVER) as server:
-        server.process.kill()
-        server.process.wait(10)
-        probe = kill_matrix.Probe(server.url)
-        with pytest.raises(OSError):
-            for _ in range(100):
-                server.get("/health/live")
-                kill_matrix.time.sleep(0.1)
-        assert not probe.changes
+def test_the_script_judges_by_the_promised_times():
+    row = Row("engine", ("engine-0",), unready_within=0.25, ready_within=5.0)
+    assert lateness(row, Outcome("engine", unready_after=0.9, ready_after=4.9)) == []
+    assert len(lateness(row, Outcome("engine", unready_after=1.1, ready_after=5.1))) == 2
+    assert "(0.25)" in table([Outcome("engine", ready_after=1.0)]) and "(5)" in table(
+        [Outcome("engine", ready_after=1.0)]
+    )
