@@ -9,10 +9,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import io
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -22,9 +22,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from msgspec import Struct
 
+from quire.services.launcher.restart import restart
 from tests.end_to_end.faulty_load import Probe, bodies, load, pauses, percentile
 from tests.end_to_end.history import Content, content, judge
-from tests.end_to_end.running_server import ROOT, RunningServer, serving
+from tests.end_to_end.running_server import RunningServer, serving
 
 STALL_LIMIT = 2.0
 """Seconds; the default of 10 only takes longer."""
@@ -41,7 +42,7 @@ class Row(Struct, frozen=True):
     victims: tuple[str, ...]
     is_freeze: bool = False
     command: tuple[str, ...] = ()
-    """In place of a fault: what an operator has the server do."""
+    """In place of a fault: the arguments of a `quire restart`."""
     breaks_connections: bool = False
     """Those of the struck frontend; all others must be whole."""
     is_mended: bool = True
@@ -66,9 +67,9 @@ ROWS = (
     Row("frozen engine", ("engine-0",), is_freeze=True, unready_within=_AFTER_STALL, ready_within=_AFTER_STALL + 5.0),
     Row("frozen worker", ("worker-0-0",), True, unready_within=_AFTER_STALL, ready_within=_AFTER_STALL + 10.0),
     Row("frozen supervisor", ("launcher-0",), is_freeze=True, is_mended=False, ready_within=1.0),
-    Row("restart tokenizer", (), command=("restart", "tokenizer"), ready_within=10.0),
-    Row("restart engine", (), command=("restart", "engine"), unready_within=1.0),
-    Row("restart worker", (), command=("restart", "worker"), unready_within=1.0, ready_within=10.0),
+    Row("restart tokenizer", (), command=("tokenizer",), ready_within=10.0),
+    Row("restart engine", (), command=("engine",), unready_within=1.0),
+    Row("restart worker", (), command=("worker",), unready_within=1.0, ready_within=10.0),
 )
 
 
@@ -79,6 +80,8 @@ class Outcome(Struct):
     num_same: int = 0
     num_broken: int = 0
     num_different: int = 0
+    num_struck: int = 0
+    """Requests that were under way when the fault came."""
     unready_after: float | None = None
     ready_after: float | None = None
     """When every victim had a successor and /health was 200, or all was gone."""
@@ -110,10 +113,11 @@ def strike(server: RunningServer, row: Row, reference: list[Content]) -> Outcome
         for victim in row.victims:
             os.kill(old[victim], signal.SIGSTOP if row.is_freeze else signal.SIGKILL)
         if row.command:
-            argv = [sys.executable, "-m", "quire", *row.command, "--run-dir", str(server.run_dir / "run")]
-            done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=60)
-            if done.returncode:
-                outcome.remarks.append(done.stderr)
+            said = io.StringIO()
+            with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+                code = restart([*row.command, "--run-dir", str(server.run_dir / "run")])
+            if code:
+                outcome.remarks.append(said.getvalue())
             else:
                 outcome.ready_after = time.monotonic() - probe.fault_at
 
@@ -126,6 +130,7 @@ def strike(server: RunningServer, row: Row, reference: list[Content]) -> Outcome
         probe.is_over = True
         probe.join(5)
     outcome.unready_after = probe.unready_after
+    outcome.num_struck = sum(answer.ended > probe.fault_at for answer in answers)
     outcome.pause = percentile(pauses(answers, probe.fault_at), 0.99)
     verdict = judge(bodies(), answers, reference)
     outcome.num_same, outcome.num_broken = verdict.num_same, verdict.num_broken
@@ -135,20 +140,21 @@ def strike(server: RunningServer, row: Row, reference: list[Content]) -> Outcome
 
 
 def _mended(server: RunningServer, row: Row, old: dict[str, int], probe: Probe, limit: float = 60.0) -> float | None:
-    """Seconds from the fault until every victim has a successor and the server is healthy; None: never."""
+    """Seconds from the fault (or its end) until the server is what it should be after it; None: never."""
+    began = probe.fault_at
     if row.is_mended:
         is_well = lambda: _is_whole(server, row, old)  # noqa: E731
     elif row.is_freeze:
         os.kill(old["launcher-0"], signal.SIGCONT)
         is_well = lambda: bool(server.get("/health"))  # noqa: E731
-        probe.fault_at = time.monotonic()
+        began = time.monotonic()
     else:
         is_well = lambda: not any(is_alive(pid) for pid in old.values())  # noqa: E731
     end = time.monotonic() + limit
     while time.monotonic() < end:
         with contextlib.suppress(OSError, ValueError):
             if is_well():
-                return time.monotonic() - probe.fault_at
+                return time.monotonic() - began
         time.sleep(0.02)
     return None
 
@@ -172,6 +178,8 @@ def is_alive(pid: int) -> bool:
 def verdict(row: Row, outcome: Outcome) -> list[str]:
     """What of a row's promises was not kept, apart from times."""
     broken = []
+    if not outcome.num_struck:
+        broken.append("nothing was under way when the fault came")
     if outcome.num_different:
         broken.append(f"{outcome.num_different} answers differ")
     if outcome.num_broken and not row.breaks_connections:
@@ -195,7 +203,7 @@ def lateness(row: Row, outcome: Outcome) -> list[str]:
 
 def table(outcomes: Sequence[Outcome]) -> str:
     """For people: rows in the order of ROWS, times as the worst of all rounds, what is promised in brackets."""
-    head = f"{'fault':<22}{'rounds':>7}{'same':>7}{'broken':>8}{'wrong':>7}{'503 after':>18}{'ready after':>18}"
+    head = f"{'fault':<22}{'rounds':>7}{'struck':>8}{'same':>7}{'broken':>8}{'wrong':>7}{'503 after':>18}{'ready after':>18}"
     lines = [head + f"{'pause p99':>11}"]
     for row in ROWS:
         of_row = [outcome for outcome in outcomes if outcome.row == row.name]
@@ -203,7 +211,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
             unready = max((one.unready_after for one in of_row if one.unready_after is not None), default=None)
             ready = max(float("inf") if one.ready_after is None else one.ready_after for one in of_row)
             lines.append(
-                f"{row.name:<22}{len(of_row):>7}{sum(one.num_same for one in of_row):>7}"
+                f"{row.name:<22}{len(of_row):>7}{sum(one.num_struck for one in of_row):>8}{sum(one.num_same for one in of_row):>7}"
                 f"{sum(one.num_broken for one in of_row):>8}{sum(one.num_different for one in of_row):>7}"
                 f"{_time(unready, row.unready_within)}{_time(ready, row.ready_within)}"
                 f"{max(one.pause for one in of_row):>9.2f} s"
