@@ -275,6 +275,14 @@ class WorkerConfig(ServiceConfig, frozen=True, kw_only=True):
         int | None,
         Flag("CPU threads of the forward pass; absent: the CPUs it may use, one for a tiny model", "model", ge=1),
     ] = None
+    fault_points: Annotated[
+        str | None,
+        Flag("faults at steps or rows, ACTION@step:N or ACTION@token:ID (for tests)", "debugging", is_internal=True),
+    ] = None
+    poison_blocks: Annotated[
+        bool,
+        Flag("fill KV blocks with NaN until they are written (slow; for tests)", "debugging", is_internal=True),
+    ] = False
 
 
 class LauncherConfig(ServiceConfig, frozen=True, kw_only=True):

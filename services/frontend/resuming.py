@@ -38,13 +38,18 @@ class Resuming:
         if cause == "lost":
             record.num_crashes += 1
             if record.is_suspect:
-                message = f"The model's processes crashed {record.num_crashes} times while this request was running."
+                message = (
+                    f"The model's processes crashed {record.num_crashes} times while this request was running,"
+                    " the last time it alone; it is not tried again."
+                )
                 return AnswerFailed(INTERNAL_ERROR, message)
             record.is_suspect = record.num_crashes >= MAX_CRASHES
         elif cause == "tokenizer" and not record.is_accepted:
             record.num_unprepared += 1
             if record.num_unprepared >= MAX_UNPREPARED:
-                message = f"{record.num_unprepared} tokenizers were lost while they prepared this request."
+                message = (
+                    f"{record.num_unprepared} tokenizers were lost while they prepared this request; it ends here."
+                )
                 return AnswerFailed(INTERNAL_ERROR, message)
         record.is_accepted = False
         record.parked_since = record.parked_since or now

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import mmap
-import os
 import signal
 import struct
 import sys
@@ -29,8 +28,11 @@ from quire.shared.messages import Configure, Hello, Plan, ToWorker, WorkerReady
 from quire.shared.neighbours import POLL_SECONDS, Above
 from quire.shared.service import Service, bootstrap
 
+from .errors import DeviceError
 from .fake_rows import FakeRows, Limits, PlanError
 from .fake_tokens import Tokens
+from .fault_points import FaultError, FaultPoints, parse
+from .out_of_memory import telling
 
 logger = logging.getLogger("quire.worker")
 
@@ -58,8 +60,6 @@ class FakeWorkerConfig(WorkerConfig, frozen=True, kw_only=True):
     eos_probability: Annotated[float, Flag("of EOS at each token", "fake", ge=0, le=1)] = 0.0
     failure_probability: Annotated[float, Flag("of logits that are not finite", "fake", ge=0, le=1)] = 0.0
     stamps: Annotated[str | None, Flag("file that gets the time of each step's result", "fake", metavar="FILE")] = None
-    crash_at_step: Annotated[int | None, Flag("be killed instead of answering this plan", "fake", ge=0)] = None
-    hang_at_step: Annotated[int | None, Flag("be stopped instead of answering this plan", "fake", ge=0)] = None
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
@@ -93,6 +93,8 @@ class FakeWorker:
         self._eos = config.eos_id or found.eos_token_ids  # type: ignore[union-attr]
         self._service = service
         self._rows: FakeRows | None = None
+        self._points = parse(config.fault_points) if config.fault_points else []
+        self._faults: FaultPoints | None = None
         self._steps = 0
         self._is_stopping = False
         self._next_report = self._next_poll = 0.0
@@ -152,6 +154,7 @@ class FakeWorker:
             Limits(wanted.max_num_seqs, wanted.max_num_batched_tokens, longest, block_size, num_blocks),
             Tokens(pool, self._eos, config.eos_probability, config.failure_probability, config.token_by_step),
         )
+        self._faults = FaultPoints(self._points, block_size) if self._points else None
         plan = [("kv cache", num_blocks * block_size * KV_BYTES_PER_TOKEN)]
         ready = WorkerReady(num_blocks, longest, self._vocab_size, list(self._eos), "none", "none", "fake", plan)
         self._server.send(peer, ready)
@@ -159,13 +162,14 @@ class FakeWorker:
 
     def _step(self, peer: str, plan: Plan) -> None:
         start = time.monotonic()
-        if plan.step == self._config.crash_at_step:
-            os.kill(os.getpid(), signal.SIGKILL)
-        if plan.step == self._config.hang_at_step:
-            os.kill(os.getpid(), signal.SIGSTOP)
         if self._rows is None:
             raise PlanError("a plan came before any configuration")
+        with telling("in a step"):
+            spoilt = self._faults.before(plan) if self._faults else []
         result = self._rows.apply(plan)
+        if spoilt:
+            failed = {*result.failed_rows, *(row.index for row in spoilt)}
+            result = msgspec.structs.replace(result, failed_rows=sorted(failed))
         if self._config.step_ms:
             time.sleep(max(0.0, start + self._config.step_ms / 1000 - time.monotonic()))
         now = time.monotonic()
@@ -196,6 +200,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         logger.critical("the plan is broken: %s", error)
         worker.fail(str(error))
         sys.exit(f"quire: the plan is broken: {error}")
+    except (FaultError, DeviceError) as error:
+        worker.fail(str(error))
+        sys.exit(f"quire: {error}")
     finally:
         service.close()
 

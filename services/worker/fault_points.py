@@ -12,6 +12,7 @@ import re
 import signal
 import time
 from array import array
+from collections.abc import Sequence
 
 from msgspec import Struct
 
@@ -67,22 +68,22 @@ def parse(spec: str) -> list[FaultPoint]:
 class FaultPoints:
     """Follows the plans of one configuration, and strikes before a step is computed."""
 
-    def __init__(self, points: list[FaultPoint], block_size: int) -> None:
+    def __init__(self, points: Sequence[FaultPoint], block_size: int) -> None:
         self._points = points
         self._block_size = block_size
         self._rows: dict[int, _Row] = {}
 
     def before(self, plan: Plan) -> list[NanRow]:
-        """Carry out what is due at this plan; returns rows to be spoilt. May not return, or raise what it is told to."""
+        """Carry out what is due at this plan; returns rows to be spoilt. May not return, or raise."""
         for slot in plan.released:
             self._rows.pop(slot, None)
         for row in plan.new_rows:
-            ids = _ints(row.token_ids)
+            ids = ints(row.token_ids)
             prompt = frozenset(ids[: row.num_prompt_tokens])
-            self._rows[row.slot] = _Row(len(ids), prompt, _ints(row.block_ids))
-        for slot, block in zip(_ints(plan.added_block_slots), _ints(plan.added_block_ids), strict=True):
+            self._rows[row.slot] = _Row(len(ids), prompt, ints(row.block_ids))
+        for slot, block in zip(ints(plan.added_block_slots), ints(plan.added_block_ids), strict=True):
             self._rows[slot].blocks.append(block)
-        scheduled = list(zip(_ints(plan.slots), _ints(plan.num_scheduled), _ints(plan.num_computed), strict=True))
+        scheduled = list(zip(ints(plan.slots), ints(plan.num_scheduled), ints(plan.num_computed), strict=True))
         sampling = [(slot, computed) for slot, count, computed in scheduled if self._samples(slot, count + computed)]
         spoilt = []
         for point in self._points:
@@ -100,7 +101,7 @@ class FaultPoints:
         return True
 
     def _nan_rows(self, point: FaultPoint, step: int, sampling: list[tuple[int, int]]) -> list[NanRow]:
-        """Of a token all rows that have it, of a step its first row; a row without computed tokens has its turn later."""
+        """Of a token all rows that have it, of a step its first; a row has its turn once some of it is computed."""
         rows = [
             NanRow(slot, index, self._rows[slot].blocks[(computed - 1) // self._block_size])
             for index, (slot, computed) in enumerate(sampling)
@@ -109,7 +110,7 @@ class FaultPoints:
         return rows if point.step is None else rows[:1]
 
 
-def _ints(data: bytes) -> array[int]:
+def ints(data: bytes) -> array[int]:
     ids = array("i")
     ids.frombytes(data)
     return ids

@@ -28,6 +28,15 @@ class KVCache:
         self.values = placement.empty(*shape)
         self.layers = list(zip(self.keys.unbind(0), self.values.unbind(0), strict=True))
 
+    @torch.inference_mode()
+    def fill(self, blocks: list[int] | None, value: float) -> None:
+        """Every element of these blocks, or of all, in every layer. For debugging.py."""
+        for tensor in (self.keys, self.values):
+            if blocks is None:
+                tensor.fill_(value)
+            else:
+                tensor[:, blocks] = value
+
     def copy_blocks(self, pairs: list[tuple[int, int]]) -> None:
         """Block `to` becomes block `from` in every layer, one pair after the other."""
         kernels.copy_blocks(self.keys, pairs)

@@ -15,6 +15,7 @@ from quire import kernels
 from quire.shared.messages import Configure, Plan, StepResult, WorkerReady
 
 from .batch_state import Limits
+from .debugging import Debugging
 from .device import available_bytes
 from .errors import PlanError
 from .freed_memory import keep_freed_memory
@@ -41,6 +42,7 @@ class ModelRunner:
         quantization: str = "none",
         group: RankGroup = ALONE,
         load_format: str = "auto",
+        debugging: Debugging = Debugging(),  # noqa: B008  a frozen value
     ) -> None:
         loaded = load_model(folder, device, dtype, threads, on_progress, linear, quantization, group, load_format)
         self.config = loaded.config
@@ -51,6 +53,7 @@ class ModelRunner:
         self._group = group
         self._linear_choice = loaded.linear_choice
         self._threads = loaded.num_threads
+        self._debugging = debugging
         self._kv_cache: KVCache | None = None
         self._steps: StepRunner | None = None
 
@@ -86,7 +89,7 @@ class ModelRunner:
             keep_freed_memory(True)
         steps = HostRunner(self.model, self._kv_cache, cos_sin, limits, self.eos_token_ids)
         steps.warm_up()
-        self._steps = steps
+        self._steps = self._debugging.around(steps, self._kv_cache, wanted.block_size)
         return self._ready(plan)
 
     def _ready(self, plan: MemoryPlan) -> WorkerReady:

@@ -6,6 +6,9 @@ Knows no tensors: torch's errors are told by their names.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 from .errors import DeviceError
 
 _NAMES = ("OutOfMemoryError", "MemoryError")
@@ -18,10 +21,14 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def told(error: BaseException, doing: str) -> BaseException:
-    """The error itself, or a DeviceError with a sentence in place of one that says that there is no memory."""
-    if not is_out_of_memory(error):
-        return error
-    return DeviceError(
-        f"out of memory {doing}; lower --memory-utilization (or --kv-cache-memory), or --max-num-batched-tokens"
-    )
+@contextlib.contextmanager
+def telling(doing: str) -> Iterator[None]:
+    """Raises a DeviceError with a sentence in place of whatever says that there is no memory."""
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise DeviceError(
+            f"out of memory {doing}; lower --memory-utilization (or --kv-cache-memory), or --max-num-batched-tokens"
+        ) from error

@@ -25,7 +25,9 @@ from quire.shared.model_errors import ModelFilesError
 from quire.shared.neighbours import POLL_SECONDS, Above
 from quire.shared.service import Service, bootstrap
 
+from .debugging import Debugging
 from .errors import DeviceError, PlanError
+from .out_of_memory import telling
 from .start_phases import StartPhases, process_seconds
 
 if TYPE_CHECKING:
@@ -41,8 +43,9 @@ _SENTENCES = (ModelFilesError, DeviceError, PlanError)
 class Loading(threading.Thread):
     """Imports torch and loads the model; `runner` or `error` is there when it has ended."""
 
-    def __init__(self, config: WorkerConfig, phases: StartPhases) -> None:
+    def __init__(self, config: WorkerConfig, phases: StartPhases, debugging: Debugging) -> None:
         super().__init__(name="loading", daemon=True)
+        self._debugging = debugging
         self._config = config
         self._phases = phases
         self.detail = "looking for the model"
@@ -73,6 +76,7 @@ class Loading(threading.Thread):
                 config.linear,
                 config.quantization,
                 load_format=config.load_format,
+                debugging=self._debugging,
             )
             self._phases.end()
         except BaseException as error:  # told by the main thread
@@ -97,6 +101,7 @@ class Worker:
 
     def __init__(self, service: Service[WorkerConfig]) -> None:
         self._service = service
+        self._debugging = Debugging.of(service.config)
         self._steps = 0
         self._is_stopping = False
         self._next_report = self._next_poll = 0.0
@@ -124,7 +129,7 @@ class Worker:
 
     def _load(self) -> None:
         self._phases = StartPhases(seconds_before=process_seconds())
-        loading = Loading(self._service.config, self._phases)
+        loading = Loading(self._service.config, self._phases, self._debugging)
         loading.start()
         while loading.is_alive() and not self._is_stopping:
             self._show(loading)
@@ -135,7 +140,8 @@ class Worker:
             else:
                 self._handle(*received)
         if loading.error is not None:
-            raise loading.error
+            with telling("while the model was loaded"):
+                raise loading.error
         if loading.runner is None:
             return
         self._runner = loading.runner
@@ -189,7 +195,8 @@ class Worker:
             raise RuntimeError("configured before the model is loaded")
         self._report("starting", "taking memory and warming up", progress=1.0)
         self._phases.begin("kv cache and warm-up")
-        ready = self._runner.configure(wanted)
+        with telling("while the KV cache was taken"):
+            ready = self._runner.configure(wanted)
         # What is there now stays: later collections need not walk through it (75 ms of pause become 8).
         gc.collect()
         gc.freeze()
@@ -210,7 +217,8 @@ class Worker:
         if self._runner is None:
             logger.warning("a plan of %s came before this worker was configured; it is ignored", peer)
             return
-        result = self._runner.step(plan)
+        with telling(f"in a step of {len(plan.slots) // 4} rows"):
+            result = self._runner.step(plan)
         self._steps += 1
         self._server.send(peer, result)
 

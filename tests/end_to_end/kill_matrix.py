@@ -203,18 +203,24 @@ def lateness(row: Row, outcome: Outcome) -> list[str]:
 
 def table(outcomes: Sequence[Outcome]) -> str:
     """For people: rows in the order of ROWS, times as the worst of all rounds, what is promised in brackets."""
-    head = f"{'fault':<22}{'rounds':>7}{'struck':>8}{'same':>7}{'broken':>8}{'wrong':>7}{'503 after':>18}{'ready after':>18}"
-    lines = [head + f"{'pause p99':>11}"]
+    head = f"{'fault':<22}{'rounds':>7}{'struck':>8}{'same':>8}{'broken':>8}{'wrong':>8}"
+    lines = [head + f"{'503 after':>18}{'ready after':>18}{'pause p99':>11}"]
     for row in ROWS:
         of_row = [outcome for outcome in outcomes if outcome.row == row.name]
         if of_row:
             unready = max((one.unready_after for one in of_row if one.unready_after is not None), default=None)
             ready = max(float("inf") if one.ready_after is None else one.ready_after for one in of_row)
+            counts = (
+                (one.num_struck for one in of_row),
+                (one.num_same for one in of_row),
+                (one.num_broken for one in of_row),
+                (one.num_different for one in of_row),
+            )
             lines.append(
-                f"{row.name:<22}{len(of_row):>7}{sum(one.num_struck for one in of_row):>8}{sum(one.num_same for one in of_row):>7}"
-                f"{sum(one.num_broken for one in of_row):>8}{sum(one.num_different for one in of_row):>7}"
-                f"{_time(unready, row.unready_within)}{_time(ready, row.ready_within)}"
-                f"{max(one.pause for one in of_row):>9.2f} s"
+                f"{row.name:<22}{len(of_row):>7}"
+                + "".join(f"{sum(column):>8}" for column in counts)
+                + f"{_time(unready, row.unready_within)}{_time(ready, row.ready_within)}"
+                + f"{max(one.pause for one in of_row):>9.2f} s"
             )
     return "\n".join(lines)
 

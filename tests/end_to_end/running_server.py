@@ -90,6 +90,16 @@ class RunningServer:
             assert time.monotonic() < end, f"still busy: {busy}"
             time.sleep(0.1)
 
+    def until_healthy(self, seconds: float = 60) -> None:
+        """Until /health is 200, as after a service was lost."""
+        end = time.monotonic() + seconds
+        while True:
+            with contextlib.suppress(OSError):
+                self.get("/health")
+                return
+            assert time.monotonic() < end, f"the server is not healthy:\n{self.output}"
+            time.sleep(0.05)
+
     def pids(self) -> dict[str, int]:
         """Service name -> pid, of all that are registered."""
         found = {}

@@ -331,7 +331,7 @@ def test_process_ends_with_the_reason_at_a_broken_plan(run_dir: Path, engine: Fa
 
 
 def test_fault_points_stop_or_kill_the_process(run_dir: Path, engine: FakeEngine) -> None:
-    with spawned(run_dir, "--hang-at-step", "0", "--crash-at-step", "1") as process:
+    with spawned(run_dir, "--fault-points", "freeze@step:0,kill@step:1") as process:
         engine.client.send(CONFIGURE)
         engine.next(WorkerReady)
         engine.client.send(plan(0, [(0, 3, 0)], [new_row(0, [5, 6, 7], [0])]))
