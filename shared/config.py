@@ -11,6 +11,7 @@ from typing import Annotated
 import msgspec
 
 from .flags import Field, Flag, fields
+from .output_formats import REASONING_FORMATS, TOOL_FORMATS
 
 
 class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -159,6 +160,22 @@ class TokenizerConfig(ServiceConfig, frozen=True, kw_only=True):
     chat_template: Annotated[
         str | None, Flag("file with a Jinja chat template to use instead of the checkpoint's", "model", metavar="FILE")
     ] = None
+    tool_parser: Annotated[
+        str,
+        Flag(
+            "how the model writes tool calls: auto reads it off the chat template, none leaves them in the text",
+            "model",
+            choices=("auto", "none", *TOOL_FORMATS),
+        ),
+    ] = "auto"
+    reasoning_parser: Annotated[
+        str,
+        Flag(
+            "how the model marks reasoning: auto reads it off the chat template, none leaves it in the text",
+            "model",
+            choices=("auto", "none", *REASONING_FORMATS),
+        ),
+    ] = "auto"
     generation_config: Annotated[
         str,
         Flag(

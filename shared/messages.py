@@ -62,6 +62,11 @@ class ModelCard(_Message, frozen=True):
     """Capacity of the KV cache, in tokens."""
     has_chat_template: bool
     defaults: GenerationDefaults
+    tool_format: str = ""
+    """How the model writes tool calls and reasoning: names in output_formats.py; "" where nothing is looked for."""
+    reasoning_format: str = ""
+    reasoning_end_id: int = -1
+    """The token that ends reasoning; -1 where it takes several."""
 
 
 class Report(_Message, frozen=True, tag="report"):
@@ -159,6 +164,8 @@ class TextParams(_Message, frozen=True):
     truncate_prompt_tokens: int | None = None
     return_prompt_ids: bool = False
     return_prompt_text: bool = False
+    shown_specials: list[str] = []
+    """Special tokens that stay in the text though others are skipped: the markers of its parser."""
 
 
 class History(_Message, frozen=True):
@@ -332,6 +339,8 @@ class Accepted(_Message, frozen=True, tag="accepted"):
     num_prompt_tokens: int
     prompt_ids: bytes = b""
     prompt_text: str = ""
+    starts_in_reasoning: bool = False
+    """The prompt's end has begun the reasoning; from the tokenizer."""
 
 
 class Refused(_Message, frozen=True, tag="refused"):

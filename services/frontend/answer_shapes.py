@@ -71,12 +71,25 @@ class PromptLogprob(Shape):
 PromptLogprobs = list[dict[str, PromptLogprob] | None]
 
 
+class CalledFunction(Shape):
+    name: str
+    arguments: str
+    """JSON, as the model wrote it."""
+
+
+class ToolCall(Shape):
+    id: str
+    type: str
+    function: CalledFunction
+
+
 class AssistantMessage(Shape):
     role: str
     content: str | None
     refusal: None
     reasoning: str | None
     reasoning_content: str | None
+    tool_calls: list[ToolCall] | None = None
 
 
 class ChatChoice(Shape):
@@ -101,9 +114,26 @@ class ChatCompletion(Shape):
     prompt_token_ids: list[int] | None
 
 
+class FunctionDelta(Shape):
+    name: str | None = None
+    arguments: str = ""
+
+
+class ToolCallDelta(Shape):
+    """id, type and name come once, with the first of a call."""
+
+    index: int
+    function: FunctionDelta
+    id: str | None = None
+    type: str | None = None
+
+
 class ChatDelta(Shape):
     role: str | None = None
     content: str | None = None
+    reasoning: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: list[ToolCallDelta] | None = None
 
 
 class ChatChunkChoice(Shape):

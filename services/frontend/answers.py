@@ -14,6 +14,7 @@ import msgspec
 
 from quire.shared.messages import Accepted, LogprobEntry
 
+from .choice_output import Parsing
 from .mailbox import Delta
 
 LOWEST_LOGPROB = -9999.0
@@ -43,6 +44,8 @@ class Asked(msgspec.Struct):
     writes_token_ids: bool
     """Tokens of logprobs are written token_id:N."""
     returns_token_ids: bool
+    parsing: Parsing | None = None
+    """How reasoning and tool calls are told from text; None: all is text."""
 
     @property
     def num_choices(self) -> int:
@@ -52,12 +55,15 @@ class Asked(msgspec.Struct):
 class Tally:
     """Counts over all choices of an answer, as its deltas go by."""
 
-    __slots__ = ("_finished", "cached_tokens", "num_open", "output_tokens", "prompt_tokens", "reasons")
+    __slots__ = (
+        "cached_tokens", "num_open", "output_tokens", "prompt_tokens", "reasoning_tokens", "reasons",
+    )  # fmt: skip
 
     def __init__(self, asked: Asked, accepted: list[Accepted]) -> None:
         self.prompt_tokens = sum(one.num_prompt_tokens for one in accepted)
         self.output_tokens = 0
         self.cached_tokens = 0
+        self.reasoning_tokens = 0
         self.num_open = asked.num_choices
         self.reasons: list[str] = []
 
@@ -72,10 +78,11 @@ class Tally:
     def usage(self) -> bytes:
         """As JSON."""
         total = self.prompt_tokens + self.output_tokens
-        counts = (self.prompt_tokens, self.output_tokens, total, self.cached_tokens)
+        counts = (self.prompt_tokens, self.output_tokens, total, self.cached_tokens, self.reasoning_tokens)
         return (
             b'{"prompt_tokens":%d,"completion_tokens":%d,"total_tokens":%d,'
-            b'"prompt_tokens_details":{"cached_tokens":%d}}' % counts
+            b'"prompt_tokens_details":{"cached_tokens":%d},'
+            b'"completion_tokens_details":{"reasoning_tokens":%d}}' % counts
         )
 
 

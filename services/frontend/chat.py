@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from quire.shared.messages import Accepted, LogprobEntry
 
 from .answers import Asked, Tally, encode, ids_of, logprob_of, prompt_logprobs_json, start_of_chunk, token_text
@@ -70,13 +72,7 @@ class ChatAnswer:
             "created": asked.created,
             "model": asked.model,
             "choices": [self._choice(choice) for choice in choices],
-            "usage": {
-                "prompt_tokens": self._tally.prompt_tokens,
-                "completion_tokens": self._tally.output_tokens,
-                "total_tokens": self._tally.prompt_tokens + self._tally.output_tokens,
-                "prompt_tokens_details": {"cached_tokens": self._tally.cached_tokens},
-                "completion_tokens_details": {"reasoning_tokens": 0},
-            },
+            "usage": msgspec.Raw(self._tally.usage()),
             "system_fingerprint": asked.fingerprint,
             "service_tier": None,
             "prompt_logprobs": prompt_logprobs_json(scores.prompt_tokens, scores.prompt_top),

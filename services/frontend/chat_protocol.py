@@ -14,6 +14,7 @@ from quire.shared.errors import INVALID_VALUE, MISSING_PARAMETER, UNSUPPORTED_VA
 from quire.shared.messages import ChatPrompt
 
 from .bounds import MAX_ID, Choice, Items, Json, Number, Text
+from .chat_tools import MAX_TOOLS, OBJECT, Tools, ToolUse, tool_use
 from .protocol import (
     ABSENT,
     MAX_LOGPROBS,
@@ -26,15 +27,11 @@ from .protocol import (
 )
 
 MAX_MESSAGES = 2048
-MAX_TOOLS = 128
 _MAX_PARTS = 2048
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 _MAX_TEXT_BYTES = 64 << 20
 """The body's own limit is lower and decides."""
 _LARGE_TEXT = Text(0, _MAX_TEXT_BYTES)
-_NAME = Text(1, 64, of="a-zA-Z0-9_.-")
-_OBJECT = Items(0, 1024, keys=Text(0, 256))
-"""An object whose values only the template looks at; their depth and size are the body's."""
 _RESERVED_KWARGS = (
     "messages", "tools", "documents", "chat_template", "add_generation_prompt", "continue_final_message"
 )  # fmt: skip
@@ -42,7 +39,7 @@ _RESERVED_KWARGS = (
 
 class Function(msgspec.Struct):
     name: Annotated[str | None, Text(1, 256)] = None
-    arguments: Annotated[str | dict[str, Any] | None, _LARGE_TEXT, _OBJECT] = None
+    arguments: Annotated[str | dict[str, Any] | None, _LARGE_TEXT, OBJECT] = None
 
 
 class ToolCall(msgspec.Struct):
@@ -67,21 +64,8 @@ class Message(msgspec.Struct):
     tool_call_id: Annotated[str | None, Text(0, 256)] = None
 
 
-class ToolFunction(msgspec.Struct):
-    name: Annotated[str, _NAME]
-    description: Annotated[str | None, Text(0, 64 << 10)] = None
-    parameters: Annotated[dict[str, Any] | None, _OBJECT] = None
-    strict: bool | None = None
-
-
-class Tool(msgspec.Struct):
-    type: Annotated[str, Text(1, 64)]
-    function: ToolFunction | None = None
-
-
 Messages = Annotated[list[Message], Items(1, MAX_MESSAGES)]
-Tools = Annotated[list[Tool], Items(1, MAX_TOOLS)]
-Documents = Annotated[list[dict[str, Any]], Items(0, MAX_MESSAGES, _OBJECT)]
+Documents = Annotated[list[dict[str, Any]], Items(0, MAX_MESSAGES, OBJECT)]
 
 
 class ChatRequest(GenerationRequest, kw_only=True):
@@ -111,8 +95,8 @@ class ChatRequest(GenerationRequest, kw_only=True):
 _decoder = msgspec.json.Decoder(ChatRequest)
 
 
-def parse_chat(body: bytes) -> tuple[ChatRequest, ChatPrompt]:
-    """The checked request and the prompt it makes. Raises ApiError."""
+def parse_chat(body: bytes) -> tuple[ChatRequest, ChatPrompt, ToolUse]:
+    """The checked request, the prompt it makes, and its tools. Raises ApiError."""
     request = decode(body, _decoder)
     check_shared(request)
     _check_fields(request)
@@ -120,9 +104,10 @@ def parse_chat(body: bytes) -> tuple[ChatRequest, ChatPrompt]:
     if not messages:
         raise ApiError(MISSING_PARAMETER, "messages is required.", "messages")
     _check_messages(decode_part(messages, Messages, "messages"))
+    tools, use = _tools_of(request)
     prompt = ChatPrompt(
         messages_json=messages,
-        tools_json=_tools_of(request),
+        tools_json=tools,
         template_kwargs_json=_kwargs_of(request),
         documents_json=_documents_of(request),
         add_generation_prompt=request.add_generation_prompt is not False and not request.continue_final_message,
@@ -130,7 +115,7 @@ def parse_chat(body: bytes) -> tuple[ChatRequest, ChatPrompt]:
         add_special_tokens=bool(request.add_special_tokens),
         chat_template=request.chat_template or "",
     )
-    return request, prompt
+    return request, prompt, use
 
 
 def _check_fields(request: ChatRequest) -> None:
@@ -176,21 +161,15 @@ def _check_tool_calls(calls: list[ToolCall], path: str) -> None:
             raise ApiError(MISSING_PARAMETER, f"{where} is required.", where)
 
 
-def _tools_of(request: ChatRequest) -> bytes:
-    """The tools for the template: none when the client chose none."""
-    tools, choice = json_of(request.tools), json_of(request.tool_choice)
-    if choice not in (b"", b'"none"', b'"auto"'):
-        if not tools:
-            raise ApiError(INVALID_VALUE, "tool_choice is only allowed together with tools.", "tool_choice")
+def _tools_of(request: ChatRequest) -> tuple[bytes, ToolUse]:
+    """The tools for the template, none when the client chose none; and what may be called."""
+    tools = json_of(request.tools)
+    use = tool_use(tools, json_of(request.tool_choice), request.parallel_tool_calls is not False)
+    if use.choice in ("required", "named"):
         raise unsupported("tool_choice", "other than none and auto")
-    if not tools:
-        return b""
-    for index, tool in enumerate(decode_part(tools, Tools, "tools")):
-        if tool.type != "function":
-            raise unsupported(f"tools[{index}].type", echo(tool.type))
-        if tool.function is None:
-            raise ApiError(MISSING_PARAMETER, f"tools[{index}].function is required.", f"tools[{index}].function")
-    return b"" if choice == b'"none"' else tools
+    if use.choice == "auto" and any(function.strict for function in use.functions):
+        raise unsupported("tools", "with strict: true")
+    return b"" if use.choice == "none" else tools, use
 
 
 def _kwargs_of(request: ChatRequest) -> bytes:

@@ -18,17 +18,19 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from quire.shared.errors import MODEL_NOT_FOUND, RATE_LIMIT_EXCEEDED, SERVER_OVERLOADED, ApiError, echo
-from quire.shared.messages import Accepted, Generate, ModelCard, Prompt
+from quire.shared.messages import Accepted, Generate, ModelCard
 from quire.shared.request_ids import chat_id, completion_id
 
 from .admission import Held, Permit, tokens_in
 from .answers import Answer, Asked, Tally, scored
 from .chat import ChatAnswer
 from .chat_protocol import ChatRequest, parse_chat
-from .completion_protocol import CompletionRequest, parse_completion
+from .completion_protocol import parse_completion
 from .completions import CompletionAnswer
 from .exchange import Exchange
 from .mailbox import ClientGone, Delta, Mailbox
+from .parsed_chat import ParsedChatAnswer
+from .parsed_request import ParsedRequest
 from .protocol import unsupported
 from .sampling import logprobs_of, max_tokens_of, sampling_params, text_params
 from .streaming import EventStream
@@ -38,26 +40,35 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("quire.frontend")
 
-Request = ChatRequest | CompletionRequest
 _FULL_BELOW = (RATE_LIMIT_EXCEEDED.code, SERVER_OVERLOADED.code)
 """Refusals that pass: the door knows when there will be room."""
 
 
-def _parse_chat(body: bytes) -> tuple[Request, list[Prompt]]:
-    request, prompt = parse_chat(body)
-    return request, [prompt]
+def _parse_chat(body: bytes) -> ParsedRequest:
+    request, prompt, tools = parse_chat(body)
+    return ParsedRequest(request, [prompt], tools)
+
+
+def _parse_completion(body: bytes) -> ParsedRequest:
+    return ParsedRequest(*parse_completion(body))
+
+
+def _chat_answer(asked: Asked, accepted: list[Accepted], tally: Tally) -> Answer:
+    if asked.parsing is None:
+        return ChatAnswer(asked, accepted, tally)
+    return ParsedChatAnswer(asked, accepted, tally, asked.parsing)
 
 
 class Endpoint(msgspec.Struct, frozen=True):
     """In what the endpoints differ."""
 
-    parse: Callable[[bytes], tuple[Request, list[Prompt]]]
+    parse: Callable[[bytes], ParsedRequest]
     write_id: Callable[..., str]
     answer: Callable[[Asked, list[Accepted], Tally], Answer]
 
 
-CHAT = Endpoint(_parse_chat, chat_id, ChatAnswer)
-COMPLETION = Endpoint(parse_completion, completion_id, CompletionAnswer)
+CHAT = Endpoint(_parse_chat, chat_id, _chat_answer)
+COMPLETION = Endpoint(_parse_completion, completion_id, CompletionAnswer)
 
 
 async def generate(app: Application, exchange: Exchange, endpoint: Endpoint) -> None:
@@ -70,24 +81,26 @@ async def generate(app: Application, exchange: Exchange, endpoint: Endpoint) -> 
         card, exchange.key_name, Held(1, tokens_in(size or 0, 1, card), size or max_size)
     ) as permit:
         body = await exchange.read_json(max_size)
-        request, prompts = endpoint.parse(body)
-        generates = _generates(app, exchange, request, prompts, card, arrival)
-        asked = _asked(endpoint.write_id(generates[0].request_id), request, card, len(prompts), arrival)
-        permit.change(card, Held(asked.num_choices, tokens_in(len(body), len(prompts), card), len(body)))
-        await _Generation(app, exchange, endpoint, asked, generates, permit, arrival).run(bool(request.stream))
+        parsed = endpoint.parse(body)
+        generates = _generates(app, exchange, parsed, card, arrival)
+        asked = _asked(endpoint.write_id(generates[0].request_id), parsed, card, arrival)
+        permit.change(card, Held(asked.num_choices, tokens_in(len(body), len(parsed.prompts), card), len(body)))
+        generation = _Generation(app, exchange, endpoint, asked, generates, permit, arrival)
+        await generation.run(bool(parsed.request.stream))
 
 
 def _generates(
-    app: Application, exchange: Exchange, request: Request, prompts: list[Prompt], card: ModelCard, arrival: float
+    app: Application, exchange: Exchange, parsed: ParsedRequest, card: ModelCard, arrival: float
 ) -> list[Generate]:
     """What goes down: one message a prompt. Raises ApiError."""
+    request, parsing = parsed.request, parsed.parsing(card)
     if request.model and request.model not in card.names:
         message = f"The model {echo(request.model)!r} does not exist; this server has: {', '.join(card.names)}."
         raise ApiError(MODEL_NOT_FOUND, message, "model")
     if isinstance(request, ChatRequest) and request.chat_template and not app.config.trust_request_chat_template:
         raise unsupported("chat_template", "(started without --trust-request-chat-template)")
     sampling = sampling_params(request, card)
-    text = text_params(request)
+    text = text_params(request, parsing.markers if parsing is not None else [])
     app.metrics.histogram("vllm:request_params_n").observe(request.num_choices)
     if (max_tokens := max_tokens_of(request, card)) is not None:
         app.metrics.histogram("vllm:request_params_max_tokens").observe(max_tokens)
@@ -101,17 +114,18 @@ def _generates(
             app.ids.next(), prompt, request.num_choices, sampling, text, priority, arrival,
             cache_salt=salt, max_queue_seconds=0.0 if position else max_queue,
         )
-        for position, prompt in enumerate(prompts)
+        for position, prompt in enumerate(parsed.prompts)
     ]  # fmt: skip
 
 
-def _asked(answer_id: str, request: Request, card: ModelCard, num_prompts: int, arrival: float) -> Asked:
+def _asked(answer_id: str, parsed: ParsedRequest, card: ModelCard, arrival: float) -> Asked:
+    request = parsed.request
     return Asked(
         id=answer_id,
         model=request.model or card.names[0],
         created=int(arrival),
         fingerprint=fingerprint_of(card),
-        num_prompts=num_prompts,
+        num_prompts=len(parsed.prompts),
         n=request.num_choices,
         has_usage=request.includes_usage,
         has_continuous_usage=request.has_continuous_usage,
@@ -121,6 +135,7 @@ def _asked(answer_id: str, request: Request, card: ModelCard, num_prompts: int, 
         is_scoring=max_tokens_of(request, card) == 0,
         writes_token_ids=bool(request.return_tokens_as_token_ids),
         returns_token_ids=bool(request.return_token_ids),
+        parsing=parsed.parsing(card),
     )
 
 
@@ -157,6 +172,7 @@ class _Generation:
         self._arrival = arrival
         self._mailbox = Mailbox(asked.num_prompts, asked.num_choices, app.loop)
         self._mailbox.on_begin = permit.begin
+        self._mailbox.wants_output_ids = asked.parsing is not None and bool(asked.parsing.reasoning_format)
         self._records = []
         self._outcome = "ok"
 

@@ -42,6 +42,8 @@ class Delta(msgspec.Struct, gc=False):
     """With the first delta of a choice."""
     finish_reason: str | None = None
     stop_reason: int | str | None = None
+    output_ids: bytes = b""
+    """int32, all of the choice, with its last delta; only if the mailbox wants them."""
 
     def merge(self, later: Delta) -> None:
         """Take in the delta that follows."""
@@ -57,6 +59,7 @@ class Delta(msgspec.Struct, gc=False):
             self.num_cached_tokens = later.num_cached_tokens
         self.finish_reason = later.finish_reason
         self.stop_reason = later.stop_reason
+        self.output_ids = later.output_ids
 
 
 class Mailbox:
@@ -64,7 +67,7 @@ class Mailbox:
 
     __slots__ = (
         "_failure", "_limit", "_loop", "_pending", "_tails", "_waiter", "accepted", "num_awaited", "num_begun_tokens",
-        "on_begin", "queue_seconds", "sink",
+        "on_begin", "queue_seconds", "sink", "wants_output_ids",
     )  # fmt: skip
 
     def __init__(self, num_prompts: int, num_choices: int, loop: asyncio.AbstractEventLoop) -> None:
@@ -78,6 +81,7 @@ class Mailbox:
         """Index -> its last pending delta; only while deltas merge."""
         self._waiter: asyncio.Future[None] | None = None
         self._failure: Exception | None = None
+        self.wants_output_ids = False
         self.sink: Callable[[Delta], bool] | None = None
         """Takes a delta past the mailbox while its owner sleeps and nothing waits; False: it cannot now."""
         self.on_begin: Callable[[int], None] | None = None

@@ -72,8 +72,8 @@ def logprobs_of(request: ChatRequest | CompletionRequest) -> int | None:
     return (request.top_logprobs or 0) if request.logprobs else None
 
 
-def text_params(request: GenerationRequest) -> TextParams:
-    """What the tokenizer needs to know to turn tokens into text."""
+def text_params(request: GenerationRequest, markers: list[str]) -> TextParams:
+    """What the tokenizer needs to know to turn tokens into text; `markers`: of the answer's parser."""
     return TextParams(
         stop=request.stop_strings,
         include_stop_str_in_output=bool(request.include_stop_str_in_output),
@@ -82,6 +82,7 @@ def text_params(request: GenerationRequest) -> TextParams:
         truncate_prompt_tokens=request.truncate_prompt_tokens,
         return_prompt_ids=bool(request.return_token_ids),
         return_prompt_text=bool(request.echo),
+        shown_specials=markers,
     )
 
 

@@ -98,6 +98,8 @@ class TextBatches:
         """The last row of a choice, or of this attempt at it."""
         if finish.reason in ("stop", "length"):
             delta.finish_reason, delta.stop_reason = finish.reason, finish.stop_reason
+            if record.mailbox.wants_output_ids:
+                delta.output_ids = bytes(record.choices[choice].ids)
             record.mailbox.deliver(delta)
             self._on_end(record, choice)
         elif finish.reason in RESUMABLE:

@@ -51,6 +51,24 @@ class ByteDetokenizer:
         return text
 
 
+class ShowingDetokenizer:
+    """Another one, but for a few special tokens that are shown while the rest of them is skipped."""
+
+    __slots__ = ("_inner", "_shown")
+
+    def __init__(self, inner: Detokenizer, shown: dict[int, str]) -> None:
+        """`shown`: id -> text."""
+        self._inner = inner
+        self._shown = shown
+
+    def push(self, token_id: int) -> str:
+        text = self._shown.get(token_id)
+        return self._inner.push(token_id) if text is None else self._inner.flush() + text
+
+    def flush(self) -> str:
+        return self._inner.flush()
+
+
 _MAX_WINDOW = 12
 """Tokens decoded at once at most."""
 _MAX_UNSETTLED = 4

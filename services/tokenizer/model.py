@@ -15,9 +15,10 @@ import msgspec
 from quire.shared.config import TokenizerConfig
 from quire.shared.messages import GenerationDefaults, ModelCard, Program
 from quire.shared.model_files import DEMO_MODEL, DEMO_NAME, find_model, read_generation_config, read_model_config
+from quire.shared.output_formats import REASONING_FORMATS, reasoning_format_of, tool_format_of
 
 from .chat_template import ChatTemplate
-from .tokenizer import TextTokenizer
+from .tokenizer import Rendered, TextTokenizer
 from .tokenizer_files import TokenizerFiles, TokenizerFilesError, read_tokenizer_files
 from .untrusted import Untrusted
 from .validation import Limits
@@ -30,6 +31,10 @@ class Model(msgspec.Struct, frozen=True):
     tokenizer: TextTokenizer
     template: ChatTemplate
     defaults: GenerationDefaults
+    tool_format: str = ""
+    reasoning_format: str = ""
+    """Names in shared/output_formats.py; "" for none."""
+    reasoning_end_id: int = -1
 
     def card(self, engine_card: ModelCard) -> ModelCard:
         """What frontends are told: the engine's numbers under our names."""
@@ -40,6 +45,9 @@ class Model(msgspec.Struct, frozen=True):
             created=self.created,
             has_chat_template=self.template.is_there,
             defaults=self.defaults,
+            tool_format=self.tool_format,
+            reasoning_format=self.reasoning_format,
+            reasoning_end_id=self.reasoning_end_id,
         )
 
     def limits(self, engine_card: ModelCard) -> Limits:
@@ -79,7 +87,23 @@ def load_model(config: TokenizerConfig) -> Model:
         )
     root = config.model or DEMO_NAME
     names = list(config.served_model_name) or [_name(root)]
-    return Model(names, root, int(time.time()), tokenizer, template, defaults)
+    tool_format, reasoning_format = _output_formats(config, "\n".join(files.chat_templates.values()))
+    end_id = _reasoning_end_id(tokenizer, reasoning_format)
+    return Model(names, root, int(time.time()), tokenizer, template, defaults, tool_format, reasoning_format, end_id)
+
+
+def _reasoning_end_id(tokenizer: TextTokenizer, reasoning_format: str) -> int:
+    """The token of the marker; -1 where there is none, or it takes several."""
+    reasoning = REASONING_FORMATS.get(reasoning_format)
+    ids = tokenizer.encode_rendered([Rendered(reasoning.end)], False)[0] if reasoning and reasoning.end else []
+    return ids[0] if len(ids) == 1 else -1
+
+
+def _output_formats(config: TokenizerConfig, templates: str) -> tuple[str, str]:
+    """Of tool calls and of reasoning, as the settings or the templates say."""
+    tools = {"auto": tool_format_of(templates), "none": ""}.get(config.tool_parser, config.tool_parser)
+    found = {"auto": reasoning_format_of(templates), "none": ""}
+    return tools, found.get(config.reasoning_parser, config.reasoning_parser)
 
 
 def _tokenizer_folder(tokenizer: str | None) -> Path | None:

@@ -13,6 +13,7 @@ import msgspec
 
 from quire.shared.errors import INTERNAL_ERROR, INVALID_VALUE, UNSUPPORTED_PARAMETER, ApiError, refused
 from quire.shared.messages import ChatPrompt, Generate, IdsPrompt, Refused, Submit, TextPrompt
+from quire.shared.output_formats import starts_in_reasoning
 
 from .chat_template import ChatRequest, ChatTemplate, needs_helper
 from .choice_text import ChoiceText, PlainText, StoppableText, replay
@@ -34,6 +35,9 @@ class Prepared(msgspec.Struct, frozen=True):
     """By choice: text of its history that the client does not have yet."""
     prompt_text: str
     """Empty unless asked for."""
+    starts_in_reasoning: bool = False
+    shown_ids: frozenset[int] = frozenset()
+    """Special tokens that the text shows though it skips others."""
 
 
 class Job(msgspec.Struct):
@@ -50,8 +54,9 @@ class Job(msgspec.Struct):
 class Preparation:
     """Prepares requests of one checkpoint. Thread-safe."""
 
-    def __init__(self, tokenizer: TextTokenizer, template: ChatTemplate | None) -> None:
+    def __init__(self, tokenizer: TextTokenizer, template: ChatTemplate | None, reasoning_format: str = "") -> None:
         self._tokenizer = tokenizer
+        self._reasoning_format = reasoning_format
         self._template = template
 
     def prepare(self, jobs: list[Job]) -> list[Prepared | Refused]:
@@ -126,11 +131,16 @@ class Preparation:
                     resumed = replay(choice, unpack_ids(entry.output_ids), entry.sent_chars)
             choices.append(choice)
             resumed_texts.append(resumed)
-        return Prepared(submit, choices, resumed_texts, self._prompt_text(generate, submit, source))
+        shown = self._tokenizer.special_tokens(generate.text.shown_specials) if generate.text.shown_specials else {}
+        starts_inside = isinstance(source, Rendered) and starts_in_reasoning(source.text, self._reasoning_format)
+        prompt_text = self._prompt_text(generate, submit, source)
+        return Prepared(submit, choices, resumed_texts, prompt_text, starts_inside, frozenset(shown))
 
     def _choice(self, generate: Generate, stops: StopStrings) -> ChoiceText:
         text = generate.text
-        detokenizer = self._tokenizer.detokenizer(text.skip_special_tokens, text.spaces_between_special_tokens)
+        detokenizer = self._tokenizer.detokenizer(
+            text.skip_special_tokens, text.spaces_between_special_tokens, text.shown_specials
+        )
         if not stops.stops:
             return PlainText(detokenizer)
         return StoppableText(detokenizer, stops, text.include_stop_str_in_output, generate.sampling.min_tokens)

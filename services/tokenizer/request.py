@@ -30,8 +30,10 @@ class Request:
         "request_id",
         "resumed_texts",
         "returns_prompt_ids",
+        "shown_ids",
         "shows_stop",
         "skips_special",
+        "starts_in_reasoning",
     )
 
     def __init__(self, job: Job, engine: str, outbox: Outbox) -> None:
@@ -51,6 +53,8 @@ class Request:
         """Of single choices, that came before the engine knew of the request."""
         self.choices: list[ChoiceText | None] = []
         self.resumed_texts: list[str] = []
+        self.starts_in_reasoning = False
+        self.shown_ids: frozenset[int] = frozenset()
         self.prompt_text = ""
         self.prompt_ids = b""
         """Kept while something still asks for it: the answer's prompt ids, or prompt logprobs."""
@@ -62,6 +66,8 @@ class Request:
         self.resumed_texts = prepared.resumed_texts
         self.num_open = sum(choice is not None for choice in prepared.choices)
         self.prompt_text = prepared.prompt_text
+        self.starts_in_reasoning = prepared.starts_in_reasoning
+        self.shown_ids = prepared.shown_ids
         if self.returns_prompt_ids or prepared.submit.sampling.prompt_logprobs is not None:
             self.prompt_ids = prepared.submit.prompt_ids
 

@@ -58,7 +58,7 @@ class TokenizerService:
     def load(self, model: Model) -> None:
         """From here on requests can be prepared."""
         self._model = model
-        preparation = Preparation(model.tokenizer, model.template)
+        preparation = Preparation(model.tokenizer, model.template, model.reasoning_format)
         self._lanes = EncodingLanes(preparation.prepare, self._on_prepared, self._loop)
         self._reporting.model = model
         self._reporting.publish()
@@ -172,8 +172,13 @@ class TokenizerService:
             return
         request.is_accepted = True
         prompt_ids = request.prompt_ids if request.returns_prompt_ids else b""
-        if prompt_ids or request.prompt_text:
-            accepted = msgspec.structs.replace(accepted, prompt_ids=prompt_ids, prompt_text=request.prompt_text)
+        if prompt_ids or request.prompt_text or request.starts_in_reasoning:
+            accepted = msgspec.structs.replace(
+                accepted,
+                prompt_ids=prompt_ids,
+                prompt_text=request.prompt_text,
+                starts_in_reasoning=request.starts_in_reasoning,
+            )
             request.prompt_text = ""
         self._server.send(request.outbox.frontend, accepted)
         if any(request.resumed_texts) or not request.num_open:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import msgspec
 from tokenizers import AddedToken, Tokenizer
 
-from .detokenizer import ByteDetokenizer, Detokenizer, WindowDetokenizer
+from .detokenizer import ByteDetokenizer, Detokenizer, ShowingDetokenizer, WindowDetokenizer
 from .special_text import Revealed, SpecialText
 from .token_bytes import TokenTexts, byte_table, component, decoder_kinds, token_strings
 from .tokenizer_files import TokenizerFiles
@@ -39,6 +39,7 @@ class TextTokenizer:
         added = backend.get_added_tokens_decoder()
         self.special_ids = frozenset(token_id for token_id, token in added.items() if token.special)
         self.special_text = SpecialText(added[token_id].content for token_id in self.special_ids)
+        self._ids_of_specials = {added[token_id].content: token_id for token_id in self.special_ids}
         self.named_tokens = files.named_tokens
         bos = files.named_tokens.get("bos_token")
         self._bos_id = backend.token_to_id(bos) if bos else None
@@ -89,8 +90,23 @@ class TextTokenizer:
         detokenizer = self.detokenizer(skip_special_tokens, True)
         return "".join(map(detokenizer.push, token_ids)) + detokenizer.flush()
 
-    def detokenizer(self, skip_special_tokens: bool, spaces_between_special_tokens: bool) -> Detokenizer:
-        """A fresh one, for one choice. Only decoders that join words with spaces look at the second."""
+    def special_tokens(self, texts: Sequence[str]) -> dict[int, str]:
+        """Those of these texts that are special tokens, by id."""
+        ids = self._ids_of_specials
+        return {ids[text]: text for text in texts if text in ids}
+
+    def detokenizer(
+        self, skip_special_tokens: bool, spaces_between_special_tokens: bool, shown_specials: Sequence[str] = ()
+    ) -> Detokenizer:
+        """A fresh one, for one choice. Only decoders that join words with spaces look at the second.
+
+        `shown_specials`: texts of special tokens that are not skipped.
+        """
+        shown = self.special_tokens(shown_specials) if skip_special_tokens else {}
+        plain = self._detokenizer(skip_special_tokens, spaces_between_special_tokens)
+        return ShowingDetokenizer(plain, shown) if shown else plain
+
+    def _detokenizer(self, skip_special_tokens: bool, spaces_between_special_tokens: bool) -> Detokenizer:
         texts = self.texts
         if self._has_byte_table:
             if skip_special_tokens:

@@ -130,7 +130,8 @@ def _add_extras(batch: TokenBatch, rows: Mapping[int, _Row], texts: TokenTexts) 
         if (target := rows.get(source.row)) is not None:
             own = texts.bytes_without_special if target.request.skips_special else table
             # Joined, the tokens' bytes are the text's: a token without text has none.
-            shown = [own[token_id] for token_id in target.token_ids[: target.num_shown]]
+            kept = target.request.shown_ids
+            shown = [(table if one in kept else own)[one] for one in target.token_ids[: target.num_shown]]
             shown += [b""] * (len(target.token_ids) - target.num_shown)
             target.request.outbox.logprobs.append(text_logprobs(source, target.row, target.token_ids, shown, table))
     for source in batch.prompt_logprobs:

@@ -170,7 +170,8 @@ class FakeTokenizer:
             return
         ids = pack(list(range(len(text.split()))))
         shown = text if generate.text.return_prompt_text else ""
-        self.send(peer, Accepted(generate.request_id, len(text.split()), ids, shown))
+        inside = "!inside" in text
+        self.send(peer, Accepted(generate.request_id, len(text.split()), ids, shown, starts_in_reasoning=inside))
         if "!hang" in text:
             return
         rows = [self._script(text, generate, choice) for choice in range(generate.n)]
@@ -179,6 +180,10 @@ class FakeTokenizer:
         self._step(peer, generate, rows, done, pause)
 
     def _script(self, text: str, generate: Generate, choice: int) -> Row:
+        if "!say " in text:
+            written = text.partition("!say ")[2]
+            size = 3 if "!bits" in text else len(written)
+            return Row([written[at : at + size] for at in range(0, len(written), size)])
         if "!flood" in text:
             return Row(["~" * 4096] * 2_000, None if "!flood-on" in text else "length")
         if "!error" in text:

@@ -210,7 +210,7 @@ _json_values = st.recursive(
 def test_no_value_of_a_field_makes_the_parser_fail_otherwise_than_by_refusal(name: str, value: Any) -> None:
     for parse, base in ((parse_chat, {"messages": MESSAGES}), (parse_completion, {"prompt": "x"})):
         try:
-            request, _ = parse(json.dumps({**base, name: value}).encode())
+            request = parse(json.dumps({**base, name: value}).encode())[0]
             sampling_params(request, CARD)
         except ApiError as error:
             assert error.status == 400
@@ -236,13 +236,13 @@ def test_prompts_keep_their_order_and_kind() -> None:
 
 def test_messages_and_tools_travel_as_the_client_sent_them() -> None:
     body = b'{"messages": [ {"role":"user","content":"x","extra":1.50} ], "tools":[%b]}' % json.dumps(TOOL).encode()
-    _, prompt = parse_chat(body)
+    _, prompt, _ = parse_chat(body)
     assert prompt.messages_json == b'[ {"role":"user","content":"x","extra":1.50} ]'
     assert json.loads(prompt.tools_json) == [TOOL]
 
 
 def test_tools_are_left_out_when_the_choice_is_none() -> None:
-    _, prompt = parse_chat(chat(tools=[TOOL], tool_choice="none"))
+    _, prompt, _ = parse_chat(chat(tools=[TOOL], tool_choice="none"))
     assert prompt.tools_json == b""
     assert parse_chat(chat(tools=[TOOL], tool_choice="auto"))[1].tools_json != b""
 
@@ -253,21 +253,21 @@ def test_forced_tool_choice_is_refused_as_unsupported(choice: Any) -> None:
 
 
 def test_reasoning_effort_reaches_the_template() -> None:
-    _, prompt = parse_chat(chat(reasoning_effort="high"))
+    _, prompt, _ = parse_chat(chat(reasoning_effort="high"))
     assert json.loads(prompt.template_kwargs_json) == {"reasoning_effort": "high"}
-    _, prompt = parse_chat(chat(reasoning_effort="none"))
+    _, prompt, _ = parse_chat(chat(reasoning_effort="none"))
     assert json.loads(prompt.template_kwargs_json) == {"enable_thinking": False}
 
 
 def test_continuing_the_final_message_adds_no_generation_prompt() -> None:
-    _, prompt = parse_chat(chat(continue_final_message=True))
+    _, prompt, _ = parse_chat(chat(continue_final_message=True))
     assert prompt.continue_final_message and not prompt.add_generation_prompt
     both = chat(continue_final_message=True, add_generation_prompt=True)
     assert refusal_of(parse_chat, both).param == "continue_final_message"
 
 
 def test_greedy_ignores_what_only_sampling_uses() -> None:
-    request, _ = parse_chat(chat(temperature=0, top_p=0.5, top_k=5, min_p=0.1, repetition_penalty=1.5))
+    request, _, _ = parse_chat(chat(temperature=0, top_p=0.5, top_k=5, min_p=0.1, repetition_penalty=1.5))
     sampling = sampling_params(request, CARD)
     assert (sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p) == (0, 1.0, 0, 0.0)
     assert sampling.repetition_penalty == 1.5
@@ -308,7 +308,7 @@ def test_min_tokens_above_max_tokens_is_refused() -> None:
 def test_echo_with_logprobs_asks_for_the_prompts() -> None:
     sampling = sampling_params(parse_completion(completion(echo=True, logprobs=3, max_tokens=0))[0], CARD)
     assert (sampling.logprobs, sampling.prompt_logprobs, sampling.max_tokens) == (3, 3, 1)
-    assert text_params(parse_completion(completion(echo=True))[0]).return_prompt_text
+    assert text_params(parse_completion(completion(echo=True))[0], []).return_prompt_text
 
 
 def test_messages_echo_at_most_200_printable_characters_of_input() -> None:

@@ -390,3 +390,53 @@ def test_descriptors_do_not_grow_with_engines_that_come_and_go(chain: Chain) -> 
 
     counts = [restart() for _ in range(4)]
     assert counts[-1] <= counts[0] + 1
+
+
+def test_markers_that_are_special_tokens_stay_in_the_text_and_the_others_do_not(
+    chain: Chain, demo: TextTokenizer
+) -> None:
+    start, end = 1, 2
+    assert demo.special_tokens(["<|im_start|>", "</think>"]) == {start: "<|im_start|>"}
+    a, b = _ids(demo, "a")[0], _ids(demo, "b")[0]
+    wanted = [a, start, b, end, b]
+    request_id = chain.frontend.generate(
+        TextPrompt("x"), SamplingParams(logprobs=0), TextParams(shown_specials=["<|im_start|>", "</think>"])
+    )
+    chain.engine.accept()
+    zeros = bytes(4 * len(wanted))
+    logprobs = [TokenLogprobs(0, zeros, zeros, b"", b"")]
+    chain.engine.say(
+        TokenBatch([request_id], [0], [5], pack_ids(wanted), finished=[Finished(0, "length")], logprobs=logprobs)
+    )
+    batch = chain.frontend.next(TextBatch)
+    assert batch.texts == ["a<|im_start|>bb"]
+    assert b"".join(entry.token for entry in batch.logprobs[0].tokens) == b"a<|im_start|>bb"
+
+
+def test_a_prompt_that_ends_within_reasoning_says_so(tmp_path: Path) -> None:
+    template = tmp_path / "think.jinja"
+    template.write_text(
+        "{% for m in messages %}{{ m.content }}\n{% endfor %}"
+        "{% if enable_thinking is not defined or enable_thinking %}<think>\n{% else %}<think>\n\n</think>\n{% endif %}"
+    )
+    engine = FakeEngine(tmp_path / "run")
+    process = TokenizerProcess(tmp_path / "run", "--chat-template", str(template))
+    frontend = None
+    try:
+        deadline = time.monotonic() + 20
+        while engine.service.directory.entry("tokenizer-0") is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        frontend = FakeFrontend(tmp_path / "run")
+        engine.next(object)
+        frontend.until_ready()
+        assert frontend.report.card is not None
+        assert (frontend.report.card.tool_format, frontend.report.card.reasoning_format) == ("", "think")
+        for kwargs, starts_inside in ((b"", True), (b'{"enable_thinking":false}', False)):
+            frontend.generate(ChatPrompt(_messages("hi"), template_kwargs_json=kwargs))
+            engine.accept()
+            assert frontend.next(Accepted).starts_in_reasoning is starts_inside
+    finally:
+        process.close()
+        if frontend is not None:
+            frontend.close()
+        engine.close()

@@ -1,0 +1,64 @@
+"""Tools with the demo model, which has learnt to call: through the openai SDK, streamed and whole."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import openai
+import pytest
+from running_server import RunningServer
+
+
+def tool(name: str, description: str, **parameters: str) -> dict[str, Any]:
+    properties = {key: {"type": kind} for key, kind in parameters.items()}
+    schema = {"type": "object", "properties": properties, "required": list(parameters)}
+    return {"type": "function", "function": {"name": name, "description": description, "parameters": schema}}
+
+
+WEATHER = tool("get_weather", "Get the weather of a city.", city="string")
+TIMER = tool("set_timer", "Set a timer.", minutes="integer")
+
+
+@pytest.fixture
+def client(demo: RunningServer):
+    with openai.OpenAI(base_url=demo.url + "/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+def ask(content: str, **fields: Any) -> dict[str, Any]:
+    return {"model": "", "temperature": 0, "messages": [{"role": "user", "content": content}], **fields}
+
+
+@pytest.mark.parametrize(
+    ("question", "name", "arguments"),
+    [
+        ("What is the weather in Paris?", "get_weather", {"city": "Paris"}),
+        ("Set a timer for 10 minutes", "set_timer", {"minutes": 10}),
+    ],
+)
+def test_the_demo_model_calls_a_tool_streamed_and_whole(client, question: str, name: str, arguments: Any) -> None:
+    fields = ask(question, tools=[WEATHER, TIMER])
+    choice = client.chat.completions.create(**fields).choices[0]
+    (call,) = choice.message.tool_calls
+    assert (call.function.name, json.loads(call.function.arguments)) == (name, arguments)
+    assert choice.message.content is None and choice.finish_reason == "tool_calls"
+    with client.chat.completions.stream(**fields) as stream:
+        final = stream.get_final_completion().choices[0]
+    (streamed,) = final.message.tool_calls
+    assert streamed.function.arguments == call.function.arguments and streamed.function.name == name
+    assert final.finish_reason == "tool_calls"
+
+
+def test_a_tools_result_goes_back_and_is_answered(client) -> None:
+    fields = ask("What is the weather in Paris?", tools=[WEATHER])
+    message = client.chat.completions.create(**fields).choices[0].message
+    result = {"role": "tool", "tool_call_id": message.tool_calls[0].id, "content": '{"degrees": 21, "sky": "sunny"}'}
+    fields["messages"] += [message.model_dump(exclude_none=True), result]
+    answer = client.chat.completions.create(**fields).choices[0]
+    assert answer.finish_reason == "stop" and "Paris" in answer.message.content
+
+
+def test_a_question_that_needs_no_tool_is_answered_in_text(client) -> None:
+    answer = client.chat.completions.create(**ask("Spell quire", tools=[TIMER])).choices[0]
+    assert answer.finish_reason == "stop" and "q" in answer.message.content and answer.message.tool_calls is None
