@@ -13,6 +13,10 @@ import msgspec
 from .flags import Field, Flag, fields
 from .output_formats import REASONING_FORMATS, TOOL_FORMATS
 
+_TENSOR_PARALLEL_SIZE = Flag(
+    "workers that divide each layer of the model among them, a GPU each; must divide the heads", "model", ge=1, le=64
+)
+
 
 class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Settings of any service."""
@@ -230,7 +234,7 @@ class EngineConfig(ServiceConfig, frozen=True, kw_only=True):
     workers: Annotated[
         tuple[str, ...], Flag("address of a worker that is in no shared run directory, tcp://HOST:PORT", "links")
     ] = ()
-    world_size: Annotated[int, Flag("workers of this engine", "scheduling", ge=1, le=64, is_internal=True)] = 1
+    tensor_parallel_size: Annotated[int, _TENSOR_PARALLEL_SIZE] = 1
     check_invariants: Annotated[
         bool,
         Flag("re-derive every invariant of blocks and prefix cache after each step (slow; for tests)", "debugging"),
@@ -243,6 +247,7 @@ class WorkerConfig(ServiceConfig, frozen=True, kw_only=True):
     model: Annotated[
         str | None, Flag("checkpoint folder, or hub id; the bundled demo model if absent", "model", metavar="MODEL")
     ] = None
+    tensor_parallel_size: Annotated[int, _TENSOR_PARALLEL_SIZE] = 1
     device: Annotated[
         str, Flag("where the model runs", "model", choices=("auto", "cpu", "cuda"), is_often_used=True)
     ] = "auto"

@@ -31,7 +31,7 @@ class Workers:
         on_lost: Callable[[str, str], None],
     ) -> None:
         self._configure = configure
-        self._world_size = service.config.world_size
+        self._world_size = service.config.tensor_parallel_size
         self._on_ready = on_ready
         self._on_result = on_result
         self._on_lost = on_lost

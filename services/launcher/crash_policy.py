@@ -31,6 +31,8 @@ class Loss(msgspec.Struct, frozen=True):
     """The server as a whole had been ready before."""
     is_added: bool = False
     """It was added to a running server and never got ready since."""
+    group: str = ""
+    """Whose crashes are counted as one's; empty: its own."""
 
 
 class StopAll(msgspec.Struct, frozen=True):
@@ -94,7 +96,7 @@ class RestartOnLoss:
             return StopAll(cause)
         if loss.is_added:
             return GiveUp(cause)
-        crashes = self._crashes.setdefault(loss.name, deque())
+        crashes = self._crashes.setdefault(loss.group or loss.name, deque())
         while crashes and now - crashes[0] > BUDGET_SECONDS:
             crashes.popleft()
         crashes.append(now)

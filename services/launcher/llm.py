@@ -24,7 +24,7 @@ from quire.shared.run_directory import RunDirectoryError
 from .child import Child, Ending
 from .offline_link import OfflineLink
 from .offline_params import Completion, Output, SamplingParams, TokenLogprob
-from .preflight import LaunchError, check_host, check_model
+from .preflight import LaunchError, check_host, check_model, check_tensor_parallel
 from .server_directories import ServerDirectory
 from .supervisor import Supervisor
 from .topology import Topology
@@ -55,6 +55,7 @@ class LLM:
         try:
             check_host()
             check_model(values["model"], values.get("load_format", "auto"))
+            check_tensor_parallel(values)
             self._directory = ServerDirectory(None)
         except (LaunchError, RunDirectoryError) as error:
             raise LLMError(str(error)) from None

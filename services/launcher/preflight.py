@@ -9,6 +9,13 @@ from __future__ import annotations
 import os
 import socket
 import sys
+from pathlib import Path
+from typing import Any
+
+from quire.shared.config import WorkerConfig
+from quire.shared.flags import build
+
+from .gpus import visible_gpus
 
 MIN_PYTHON = (3, 10)
 
@@ -66,6 +73,28 @@ def check_model(model: str | None, load_format: str = "auto") -> None:
 
     try:
         model_files.check(model, has_weights=load_format != "dummy")
+    except model_files.ModelFilesError as error:
+        raise LaunchError(str(error)) from None
+
+
+def check_tensor_parallel(values: dict[str, Any]) -> None:
+    """Refuse more ranks than the model or this machine has room for. A hub id is left to the workers."""
+    config = build(WorkerConfig, values)
+    model, size, device = config.model, config.tensor_parallel_size, config.device
+    if size == 1:
+        return
+    from quire.shared import model_files
+    from quire.shared.sharding import part_of
+
+    num_gpus = len(visible_gpus())
+    if device != "cpu" and 0 < num_gpus < size:
+        raise LaunchError(
+            f"--tensor-parallel-size {size} needs a GPU for each rank, and there are {num_gpus}; lower it, or take"
+            " --device cpu"
+        )
+    try:
+        if model is None or Path(model).expanduser().exists() or not model_files.is_hub_id(model):
+            part_of(model_files.read_model_config(model_files.find_model(model)), size)
     except model_files.ModelFilesError as error:
         raise LaunchError(str(error)) from None
 

@@ -11,10 +11,13 @@ from .topology import ServiceSpec
 
 
 class Restarts:
-    """True while there is one to come. `start` starts a service."""
+    """True while there is one to come. `start` starts a service, once it is no longer `is_held`."""
 
-    def __init__(self, start: Callable[[ServiceSpec], None]) -> None:
+    def __init__(
+        self, start: Callable[[ServiceSpec], None], is_held: Callable[[ServiceSpec], bool] = lambda spec: False
+    ) -> None:
         self._start = start
+        self._is_held = is_held
         self._due: list[tuple[float, ServiceSpec]] = []
         self.given_up: dict[str, str] = {}
         """Name -> why it stays down."""
@@ -36,10 +39,10 @@ class Restarts:
 
     def advance(self, now: float) -> None:
         """Start what is due."""
-        due = [spec for when, spec in self._due if when <= now]
+        due = [one for one in self._due if one[0] <= now and not self._is_held(one[1])]
         if due:
-            self._due = [(when, spec) for when, spec in self._due if when > now]
-            for spec in due:
+            self._due = [one for one in self._due if one not in due]
+            for _, spec in due:
                 self._start(spec)
 
     def clear(self) -> None:

@@ -19,7 +19,7 @@ from quire.shared.service import raise_file_limit, start_logging
 
 from .checklist import Checklist
 from .crash_policy import RestartOnLoss, StopOnLoss
-from .preflight import LaunchError, check_host, check_model
+from .preflight import LaunchError, check_host, check_model, check_tensor_parallel
 from .server_directories import remove_files
 from .supervisor import Supervisor
 from .terminal import Terminal
@@ -57,6 +57,7 @@ def _run_engine(argv: list[str]) -> int:
     try:
         check_host()
         check_model(values.get("model"), values.get("load_format", "auto"))
+        check_tensor_parallel(values)
         directory = RunDirectory(config.run_dir or default_path())
         index = _index(directory, values.get("name"))
     except (LaunchError, RunDirectoryError) as error:

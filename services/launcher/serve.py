@@ -21,7 +21,7 @@ from quire.shared.service import raise_file_limit, start_logging
 
 from .checklist import Checklist
 from .crash_policy import RestartOnLoss, StopOnLoss
-from .preflight import LaunchError, check_host, check_model, reserve_port
+from .preflight import LaunchError, check_host, check_model, check_tensor_parallel, reserve_port
 from .server_directories import ServerDirectory
 from .supervisor import Supervisor
 from .terminal import Terminal
@@ -67,6 +67,7 @@ def serve(argv: list[str]) -> int:
     try:
         check_host()
         check_model(values.get("model"), values.get("load_format", "auto"))
+        check_tensor_parallel(values)
         frontend = build(FrontendConfig, values)
         holder, port = reserve_port(frontend.host, frontend.port)
         directory = ServerDirectory(config.run_dir)

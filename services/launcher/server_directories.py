@@ -47,6 +47,9 @@ def remove_files(path: Path, names: Iterable[str]) -> None:
     for name in names:
         for file in (path / name, path / f"{name}.sock"):
             file.unlink(missing_ok=True)
+    # Of groups that were killed while they met.
+    for file in (*path.glob("worker-*.rendezvous"), *path.glob("worker-*.plans")):
+        file.unlink(missing_ok=True)
 
 
 def _base() -> Path:

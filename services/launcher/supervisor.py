@@ -23,6 +23,7 @@ from quire.shared.run_directory import NameTakenError
 from .child import Child, Ending
 from .control_link import ControlLink
 from .crash_policy import CrashPolicy, GiveUp, Loss, Restart, StayDown, StopAll, StopOnLoss
+from .groups import Groups
 from .operator_commands import OperatorCommands
 from .restarts import Restarts
 from .shutdown import Shutdown
@@ -80,7 +81,8 @@ class Supervisor:
         self.children: dict[str, Child] = {}
         self.names_used: set[str] = set()
         self._commands = OperatorCommands(self.children, self._start_name, self._answer, self._drain_seconds, scalable)
-        self._restarts = Restarts(self._start)
+        self._groups = Groups(self.children)
+        self._restarts = Restarts(self._start, self._groups.is_falling)
         self._watchdog = Watchdog(config.stall_limit)
         self._link: ControlLink | None = None
         self._shutdown: Shutdown | None = None
@@ -234,21 +236,34 @@ class Supervisor:
         if is_expected or self._shutdown is not None:
             return
         now = time.monotonic()
+        fate = self._groups.fate(child)
+        if fate is not None:
+            self._follow(child, fate, now)
+            return
         is_added = not child.was_ready and self._commands.is_starting(child.name)
-        loss = Loss(child.name, ending, child.was_ready, self._is_ready, is_added)
+        loss = Loss(child.name, ending, child.was_ready, self._is_ready, is_added, child.spec.group)
         decision = self._policy.decide(loss, now)
         match decision:
             case Restart(cause, delay):
                 self._observer.restarting(cause, delay)
-                self._restarts.add(child.spec, now + delay)
+                self._follow(child, decision, now)
+                self._groups.fall(child, decision)
             case StayDown(cause):
                 self._observer.gave_up(cause)
-                self._restarts.give_up(child.name, cause)
-                self._tell_outages()
+                self._follow(child, decision, now)
+                self._groups.fall(child, decision)
             case StopAll(cause):
                 self._stop(cause)
             case GiveUp(cause):
                 self._observer.gave_up(cause)
+
+    def _follow(self, child: Child, fate: Restart | StayDown, now: float) -> None:
+        """Do with an ended child as was decided for it, or for its group."""
+        if isinstance(fate, Restart):
+            self._restarts.add(child.spec, now + fate.delay_seconds)
+        else:
+            self._restarts.give_up(child.name, fate.cause)
+            self._tell_outages()
 
     # --- what comes over the links --------------------------------------------------------------
 

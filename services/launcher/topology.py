@@ -15,6 +15,8 @@ import msgspec
 from quire.shared.config import EngineConfig, FrontendConfig, ServiceConfig, TokenizerConfig, WorkerConfig
 from quire.shared.flags import build, fields, secrets, to_argv
 
+from .gpus import gpu_of_rank
+
 CONFIGS: dict[str, type[ServiceConfig]] = {
     "frontend": FrontendConfig,
     "tokenizer": TokenizerConfig,
@@ -32,6 +34,8 @@ class ServiceSpec(msgspec.Struct, frozen=True):
     command: tuple[str, ...]
     environment: dict[str, str] = {}
     """Added to the launcher's own, from which every QUIRE_ setting was taken out."""
+    group: str = ""
+    """Of services that are of no use without each other: they are lost and started as one."""
 
     @property
     def kind(self) -> str:
@@ -52,12 +56,15 @@ class Topology:
         own = {"run_dir": self._run_dir, "name": name, "parent_pid": self._parent_pid}
         config = build(CONFIGS[kind], {**self._values, **own})
         command = (sys.executable, "-m", f"quire.services.{kind}", *to_argv(config))
+        if isinstance(config, WorkerConfig) and config.tensor_parallel_size > 1:
+            group, _, rank = name.rpartition("-")
+            return ServiceSpec(name, command, {**secrets(config), **gpu_of_rank(int(rank))}, group)
         return ServiceSpec(name, command, secrets(config))
 
     def replica(self, index: int = 0) -> list[ServiceSpec]:
         """An engine and its workers, workers first: they take longest to start. Workers elsewhere are not started."""
         engine = build(EngineConfig, self._values)
-        names = [] if engine.workers else [f"worker-{index}-{rank}" for rank in range(engine.world_size)]
+        names = [] if engine.workers else [f"worker-{index}-{rank}" for rank in range(engine.tensor_parallel_size)]
         return [self.spec(name) for name in [*names, f"engine-{index}"]]
 
     def several(self, kind: str, count: int) -> list[ServiceSpec]:

@@ -78,9 +78,9 @@ def has_native_bfloat16() -> bool:
     return not _NATIVE_BFLOAT16.isdisjoint(flags.split())
 
 
-def choose_threads(weight_bytes: int) -> int:
+def choose_threads(weight_bytes: int, num_ranks: int = 1) -> int:
     """The CPUs this process may use; but one for a model so small that its products end before threads have met."""
-    return 1 if weight_bytes < _TINY_BYTES else usable_cpus()
+    return 1 if weight_bytes < _TINY_BYTES else max(1, usable_cpus() // num_ranks)
 
 
 def usable_cpus(cgroup: Path = Path("/sys/fs/cgroup")) -> int:

@@ -9,3 +9,7 @@ class PlanError(ValueError):
 
 class DeviceError(ValueError):
     """A device or memory that is not there; the sentence says which flag to change."""
+
+
+class GroupError(RuntimeError):
+    """Another rank of the group is lost or elsewhere; nothing can be computed without it."""

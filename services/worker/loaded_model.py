@@ -55,7 +55,7 @@ def load_model(
     eos_token_ids = model_files.eos_token_ids(folder)
     is_dummy = load_format == "dummy"
     entries = dummy_entries(whole) if is_dummy else model_files.read_weight_entries(folder)
-    num_threads = threads or choose_threads(sum(entry.size_bytes for entry in entries.values()))
+    num_threads = threads or choose_threads(sum(entry.size_bytes for entry in entries.values()), group.size)
     torch.set_num_threads(num_threads)
     placement = choose_placement(device, dtype, config, entries, group)
     with torch.inference_mode():

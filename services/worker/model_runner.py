@@ -50,7 +50,7 @@ class ModelRunner:
         self.placement = loaded.placement
         self.model = loaded.model
         self.weight_bytes = loaded.weight_bytes
-        self._group = group
+        self.group = group
         self._linear_choice = loaded.linear_choice
         self._threads = loaded.num_threads
         self._debugging = debugging
@@ -64,14 +64,15 @@ class ModelRunner:
 
     def configure(self, wanted: Configure) -> WorkerReady:
         """Take the memory and start with an empty batch; what a configuration before took is given back."""
+        self.group.check_plans()
         if self._steps is not None:
             self._steps.close()
         self._steps = self._kv_cache = None
-        free_bytes = available_bytes(self.placement.device, self._group.size)
+        free_bytes = available_bytes(self.placement.device, self.group.size)
         plan = plan_memory(
             self.config, wanted, self.placement.device, self.placement.dtype, self.weight_bytes, free_bytes
         )
-        plan = plan.with_blocks(self._group.smallest(plan.num_blocks, self.placement.device), wanted.block_size)
+        plan = plan.with_blocks(self.group.smallest(plan.num_blocks, self.placement.device), wanted.block_size)
         limits = self.limits = Limits(
             max_num_seqs=wanted.max_num_seqs,
             max_num_batched_tokens=wanted.max_num_batched_tokens,
@@ -107,6 +108,7 @@ class ModelRunner:
 
     def submit(self, plan: Plan) -> None:
         """Carry out one plan, or have it carried out. Raises PlanError."""
+        self.group.begin_plan()
         self._runner().submit(plan)
 
     def collect(self) -> list[StepResult]:
@@ -119,8 +121,8 @@ class ModelRunner:
 
     def step(self, plan: Plan) -> StepResult:
         """Carry out one plan and wait for its answer, which no other may be awaited with. Raises PlanError."""
+        self.submit(plan)
         runner = self._runner()
-        runner.submit(plan)
         runner.wait()
         (result,) = runner.collect()
         return result

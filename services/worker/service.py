@@ -26,32 +26,36 @@ from quire.shared.neighbours import POLL_SECONDS, Above
 from quire.shared.service import Service, bootstrap
 
 from .debugging import Debugging
-from .errors import DeviceError, PlanError
+from .errors import DeviceError, GroupError, PlanError
 from .out_of_memory import telling
 from .start_phases import StartPhases, process_seconds
 
 if TYPE_CHECKING:
     from .model_runner import ModelRunner
+    from .peer_watch import PeerWatch
+    from .tensor_parallel import RankGroup
 
 logger = logging.getLogger("quire.worker")
 
 REPORT_SECONDS = 1.0
-_SENTENCES = (ModelFilesError, DeviceError, PlanError)
+_SENTENCES = (ModelFilesError, DeviceError, PlanError, GroupError)
 """Errors whose text is all there is to say; any other comes with its traceback."""
 
 
 class Loading(threading.Thread):
     """Imports torch and loads the model; `runner` or `error` is there when it has ended."""
 
-    def __init__(self, config: WorkerConfig, phases: StartPhases, debugging: Debugging) -> None:
+    def __init__(self, service: Service[WorkerConfig], phases: StartPhases, debugging: Debugging) -> None:
         super().__init__(name="loading", daemon=True)
         self._debugging = debugging
-        self._config = config
+        self._service = service
+        self._config = service.config
         self._phases = phases
         self.detail = "looking for the model"
         self.progress = 0.0
         self.runner: ModelRunner | None = None
         self.error: BaseException | None = None
+        self.watch: PeerWatch | None = None
 
     def run(self) -> None:
         try:
@@ -62,12 +66,14 @@ class Loading(threading.Thread):
             self._begin("torch", "importing torch")
             from .device import choose_kernels
             from .model_runner import ModelRunner
+            from .rendezvous import group_of
 
             config = self._config
+            group = group_of(self._service.name, config.tensor_parallel_size)
             self._begin("kernels", "preparing the kernels")
             choose_kernels(config.kernels, config.device)
             self._begin("weights", "loading weights")
-            self.runner = ModelRunner(
+            runner = ModelRunner(
                 folder,
                 config.device,
                 config.dtype,
@@ -75,9 +81,14 @@ class Loading(threading.Thread):
                 self._note,
                 config.linear,
                 config.quantization,
+                group,
                 load_format=config.load_format,
                 debugging=self._debugging,
             )
+            if group.size > 1:
+                self._begin("group", "waiting for the other ranks")
+                self._join(runner, group)
+            self.runner = runner
             self._phases.end()
         except BaseException as error:  # told by the main thread
             self.error = error
@@ -91,6 +102,20 @@ class Loading(threading.Thread):
         if model is not None and not Path(model).expanduser().exists() and model_files.is_hub_id(model):
             self.detail = f"fetching {model} from the Hugging Face hub"
         return model_files.find_model(model, has_weights=self._config.load_format != "dummy")
+
+    def _join(self, runner: ModelRunner, group: RankGroup) -> None:
+        from .peer_watch import PeerWatch
+        from .rendezvous import Member, Rendezvous
+
+        me, run_dir = Member(self._service.name, self._service.incarnation), self._service.directory.path
+        placement = runner.placement
+        rendezvous = Rendezvous(group, me, run_dir, placement.device)
+        others = rendezvous.meet(
+            f"{placement.device.type}, {placement.dtype}, quantization {self._config.quantization}"
+        )
+        self.watch = PeerWatch(run_dir, others, _end_with)
+        self.watch.start()
+        rendezvous.join()
 
     def _note(self, done: int, total: int) -> None:
         self.progress = done / max(1, total)
@@ -109,9 +134,12 @@ class Worker:
         self._above = Above(self._server, service, on_vanish=lambda name: None)
         self._awaited_configure: tuple[str, Configure] | None = None
         self._runner: ModelRunner | None = None
+        self._loading: Loading | None = None
 
     def stop(self) -> None:
         self._is_stopping = True
+        if self._loading is not None and self._loading.watch is not None:
+            self._loading.watch.stop()
 
     def run(self) -> None:
         """Until `stop`. Raises whatever loading, a configuration or a plan raises."""
@@ -129,7 +157,7 @@ class Worker:
 
     def _load(self) -> None:
         self._phases = StartPhases(seconds_before=process_seconds())
-        loading = Loading(self._service.config, self._phases, self._debugging)
+        loading = self._loading = Loading(self._service, self._phases, self._debugging)
         loading.start()
         while loading.is_alive() and not self._is_stopping:
             self._show(loading)
@@ -220,7 +248,8 @@ class Worker:
         with telling(f"in a step of {len(plan.slots) // 4} rows"):
             result = self._runner.step(plan)
         self._steps += 1
-        self._server.send(peer, result)
+        if self._runner.group.rank == 0:  # the others have the same
+            self._server.send(peer, result)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -247,6 +276,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     _end(code)
 
 
+def _end_with(name: str) -> None:
+    """Another rank is gone: the main thread may wait for it for ever, so all ends here."""
+    logger.critical("%s is gone, and with it the group of this rank", name)
+    logging.shutdown()
+    os._exit(1)
+
+
 def _one_line(error: BaseException) -> str:
     if isinstance(error, _SENTENCES):
         return str(error)
@@ -259,7 +295,8 @@ def _end(code: int) -> None:
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
-    if any(thread.name == "loading" for thread in threading.enumerate()):
+    # Nor must the threads of a group's collectives.
+    if any(thread.name in ("loading", "peer watch") for thread in threading.enumerate()):
         time.sleep(0.05)
         os._exit(code)
     sys.exit(code)

@@ -11,6 +11,9 @@ import torch.distributed as dist
 
 from quire.shared.sharding import vocab_part
 
+from .errors import GroupError
+from .plan_ledger import PlanLedger
+
 
 class RankGroup:
     """`size` ranks, of which this is `rank`. Joined once, before the first collective.
@@ -22,10 +25,22 @@ class RankGroup:
         self.rank = rank
         self.size = size
         self._process_group: dist.ProcessGroup | None = None
+        self._ledger: PlanLedger | None = None
 
-    def join(self, process_group: dist.ProcessGroup) -> None:
+    def join(self, process_group: dist.ProcessGroup, ledger: PlanLedger | None = None) -> None:
         """From now on collectives go over this group of torch's (or one backend of it)."""
         self._process_group = process_group
+        self._ledger = ledger
+
+    def begin_plan(self) -> None:
+        """To be called before each plan."""
+        if self._ledger is not None:
+            self._ledger.begin()
+
+    def check_plans(self) -> None:
+        """Raises GroupError if another rank is in a plan that never came here. When no plan can be on its way."""
+        if self._ledger is not None:
+            self._ledger.check()
 
     @property
     def _joined(self) -> dist.ProcessGroup:
@@ -36,7 +51,7 @@ class RankGroup:
     def all_reduce(self, x: torch.Tensor) -> torch.Tensor:
         """The sum over ranks of a contiguous x, in place; the same bytes on every rank. Returns x."""
         if self.size > 1:
-            self._joined.allreduce([x]).wait()
+            self._end(self._joined.allreduce([x]))
         return x
 
     def gather_columns(self, x: torch.Tensor, num_columns: int) -> torch.Tensor:
@@ -45,7 +60,7 @@ class RankGroup:
             return x
         num_rows, width = x.shape
         gathered = x.new_empty(self.size * num_rows, width)
-        self._joined._allgather_base(gathered, x.contiguous()).wait()
+        self._end(self._joined._allgather_base(gathered, x.contiguous()))
         by_row = gathered.view(self.size, num_rows, width).transpose(0, 1).reshape(num_rows, self.size * width)
         return by_row[:, :num_columns].contiguous()
 
@@ -54,8 +69,16 @@ class RankGroup:
         if self.size == 1:
             return number
         numbers = torch.empty(self.size, dtype=torch.int64, device=device)
-        self._joined._allgather_base(numbers, torch.tensor([number], device=device)).wait()
+        self._end(self._joined._allgather_base(numbers, torch.tensor([number], device=device)))
         return int(numbers.min())
+
+    def _end(self, work: dist.Work) -> None:
+        """Wait for a collective, a GPU's stream instead of the host. Raises GroupError when a rank is gone."""
+        try:
+            work.wait()
+        except RuntimeError as error:
+            first = str(error).partition("\n")[0]
+            raise GroupError(f"a collective of {self.size} ranks failed on rank {self.rank}: {first}") from error
 
     def vocab_rows(self, vocab_size: int) -> tuple[int, int]:
         """[first, end) of the vocabulary that this rank holds; empty where padding is all there is."""

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from quire.services.launcher.preflight import LaunchError, reserve_port
+from quire.services.launcher.preflight import LaunchError, check_tensor_parallel, reserve_port
 
 
 def listener(port: int, shared: bool) -> socket.socket:
@@ -60,3 +60,27 @@ def test_a_port_just_given_up_can_be_taken_at_once() -> None:
 def test_an_unknown_host_is_a_sentence() -> None:
     with pytest.raises(LaunchError, match="--host 256.0.0.1"):
         reserve_port("256.0.0.1", 0)
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        (
+            {"tensor_parallel_size": 4},
+            "--tensor-parallel-size 4 does not divide the model's num_attention_heads 6",
+        ),
+        ({"tensor_parallel_size": 3}, "does not divide the model's intermediate_size 512"),
+        ({"tensor_parallel_size": 2, "device": "cuda"}, "needs a GPU for each rank, and there are 1; lower it"),
+    ],
+)
+def test_ranks_that_cannot_be_are_refused(values, sentence: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0" if "device" in values else "0,1,2,3")
+    with pytest.raises(LaunchError, match=sentence):
+        check_tensor_parallel(values)
+
+
+def test_ranks_that_divide_the_model_are_fine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    check_tensor_parallel({"tensor_parallel_size": 2, "device": "cpu"})
+    check_tensor_parallel({"tensor_parallel_size": 1})
+    check_tensor_parallel({"tensor_parallel_size": 3, "device": "cpu", "model": "someone/some-model"})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from quire.services.launcher.gpus import visible_gpus
 from quire.services.launcher.topology import CONFIGS, KINDS, Topology, child_environment
 from quire.shared.config import EngineConfig, FrontendConfig, WorkerConfig
 from quire.shared.flags import fields, parse
@@ -83,3 +84,34 @@ def _other(field) -> object:
 
 def test_the_frontend_knows_its_port(topology: Topology) -> None:
     assert parse(FrontendConfig, topology.spec("frontend-0").command[3:]).port == 8000
+
+
+def test_each_rank_gets_its_gpu_and_knows_the_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-5e,7")
+    specs = Topology({"tensor_parallel_size": 2}, "/run/here", parent_pid=1).replica()
+    assert [spec.name for spec in specs] == ["worker-0-0", "worker-0-1", "engine-0"]
+    assert [spec.environment for spec in specs] == [
+        {"CUDA_VISIBLE_DEVICES": "4"},
+        {"CUDA_VISIBLE_DEVICES": "GPU-5e"},
+        {},
+    ]
+    assert [spec.group for spec in specs] == ["worker-0", "worker-0", ""]
+    assert parse(WorkerConfig, specs[1].command[3:]).tensor_parallel_size == 2
+    assert parse(EngineConfig, specs[2].command[3:]).tensor_parallel_size == 2
+
+
+def test_a_worker_alone_keeps_the_gpus_it_was_given(topology: Topology, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    spec = topology.spec("worker-0-0")
+    assert (spec.environment, spec.group) == ({}, "")
+
+
+def test_gpus_are_counted_as_cuda_sees_them(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert visible_gpus(tmp_path / "no driver") == []
+    for name in ("0000:01:00.0", "0000:02:00.0"):
+        (tmp_path / name).mkdir()
+    assert visible_gpus(tmp_path) == ["0", "1"]
+    for given, visible in (("", []), ("2", ["2"]), ("1, 0", ["1", "0"]), ("1,-1,0", ["1"])):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+        assert visible_gpus(tmp_path) == visible
