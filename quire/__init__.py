@@ -1,6 +1,6 @@
 """Quire: serves large language models from a chain of small processes.
 
-The import root. `LLM` and `SamplingParams` are the offline API (see services/launcher/llm.py);
+The import root. `LLM`, `AsyncLLM` and `SamplingParams` are the offline API (see services/launcher/llm.py);
 they are loaded when first used, so that importing quire costs nothing.
 """
 
@@ -9,15 +9,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .services.launcher.async_llm import AsyncLLM as AsyncLLM
     from .services.launcher.llm import LLM as LLM
+    from .services.launcher.llm import LLMError as LLMError
     from .services.launcher.llm import SamplingParams as SamplingParams
 
 __version__ = "0.1.0"
-__all__ = ["LLM", "SamplingParams", "__version__"]
+__all__ = ["LLM", "AsyncLLM", "LLMError", "SamplingParams", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("LLM", "SamplingParams"):
+    if name == "AsyncLLM":
+        from .services.launcher.async_llm import AsyncLLM
+
+        return AsyncLLM
+    if name in ("LLM", "LLMError", "SamplingParams"):
         from .services.launcher import llm
 
         return getattr(llm, name)

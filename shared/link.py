@@ -209,9 +209,13 @@ class Client(_Link[In]):
                 return message
 
 
-def wait(links: Sequence[Server[Any] | Client[Any]], timeout_seconds: float | None) -> None:
-    """Block until a link has something to receive, or the time is over (None: for ever)."""
+def wait(
+    links: Sequence[Server[Any] | Client[Any]], timeout_seconds: float | None, descriptor: int | None = None
+) -> None:
+    """Block until a link has something to receive or `descriptor` to read, or the time is over (None: for ever)."""
     poller = zmq.Poller()
+    if descriptor is not None:
+        poller.register(descriptor, zmq.POLLIN)
     for link in links:
         poller.register(link._socket, zmq.POLLIN)
     with contextlib.suppress(InterruptedError):

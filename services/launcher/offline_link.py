@@ -1,18 +1,15 @@
 """The offline API's place in the chain: where a frontend is, without HTTP.
 
-Sends Generate to the tokenizers and gathers TextBatch rows into outputs, a bounded number at once.
-Used by one thread at a time. Knows no processes.
+Sends jobs to the tokenizers as Generate and gathers TextBatch rows into their outputs. Used by one
+thread, offline_session.py's. Knows no processes.
 """
 
 from __future__ import annotations
 
 import time
 from array import array
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
-
-import msgspec
 
 from quire.shared.config import ServiceConfig
 from quire.shared.link import wait
@@ -36,16 +33,37 @@ from quire.shared.neighbours import POLL_SECONDS, Below
 from quire.shared.request_ids import RequestIds
 from quire.shared.service import Service
 
-from .offline_params import Completion, Output, SamplingParams, TokenLogprob
-
-_WAIT_SECONDS = 0.05
+from .offline_params import Completion, Delta, Output, SamplingParams, TokenLogprob
 
 
-class _Record(msgspec.Struct):
-    output: Output
-    tokenizer: str
-    num_open: int
-    """Choices without an end."""
+class Job:
+    """One prompt on its way. Both callbacks are called by the session's thread."""
+
+    __slots__ = ("num_open", "on_delta", "on_end", "output", "params", "prompt", "request_id", "tokenizer")
+
+    def __init__(
+        self,
+        prompt: Prompt,
+        params: SamplingParams,
+        on_end: Callable[[Job], None],
+        on_delta: Callable[[Delta], None] | None = None,
+    ) -> None:
+        self.prompt = prompt
+        self.params = params
+        self.on_end = on_end
+        self.on_delta = on_delta
+        self.output = Output([], [Completion(index) for index in range(max(1, params.n))])
+        self.num_open = len(self.output.choices)
+        """Choices without an end."""
+        self.request_id = RequestId(0)
+        self.tokenizer = ""
+
+    def fail(self, message: str) -> None:
+        self.output.error = message
+        for choice in self.output.choices:
+            choice.finish_reason = choice.finish_reason or "error"
+        self.num_open = 0
+        self.on_end(self)
 
 
 class OfflineLink:
@@ -58,77 +76,64 @@ class OfflineLink:
         self.name = self._service.name
         self.card: ModelCard | None = None
         self._ids = RequestIds()
-        self._records: dict[RequestId, _Record] = {}
+        self._jobs: dict[RequestId, Job] = {}
         self._below: Below[ToFrontend] = Below(
             self._service, "tokenizer", ToFrontend, lambda name, client: None, self._lost
         )
         self._next_poll = 0.0
 
-    def run(self, requests: Sequence[tuple[Prompt, SamplingParams]], find_failure: Callable[[], str]) -> list[Output]:
-        """All of these to their ends. `find_failure` says why there is no server any more, '' as long as there is."""
-        outputs = [Output([], [Completion(index) for index in range(max(1, params.n))]) for _, params in requests]
-        queue = deque(zip(requests, outputs, strict=True))
-        try:
-            while queue or self._records:
-                failure = find_failure()
-                if failure:
-                    return self._fail_all(outputs, failure)
-                while queue and self._has_room(queue[0][0][1].n):
-                    (prompt, params), output = queue.popleft()
-                    self._send(prompt, params, output)
-                self.pump(_WAIT_SECONDS)
-        finally:
-            self._abort_all()
-        return outputs
+    @property
+    def num_open(self) -> int:
+        """Choices without an end."""
+        return sum(job.num_open for job in self._jobs.values())
 
-    def pump(self, timeout_seconds: float = 0.0) -> None:
-        """Take what has come; waits for something at most so long."""
+    def pump(self, timeout_seconds: float, bell: int | None = None) -> None:
+        """Take what has come; waits for something at most so long, or until the descriptor `bell` can be read."""
         now = time.monotonic()
         if now >= self._next_poll:
             self._next_poll = now + POLL_SECONDS
             self._below.poll()
-        links = self._below.links
-        if timeout_seconds > 0:
-            if links:
-                wait(list(links.values()), timeout_seconds)
-            else:
-                time.sleep(timeout_seconds)
-        for name, client in links.items():
+        wait(list(self._below.links.values()), timeout_seconds, bell)
+        for name, client in self._below.links.items():
             while (message := client.receive()) is not None:
                 self._take(name, message)
+
+    def send(self, job: Job) -> None:
+        """To the tokenizer that has least of ours."""
+        links = self._below.links
+        if not links:
+            job.fail("no tokenizer is running")
+            return
+        load = dict.fromkeys(links, 0)
+        for other in self._jobs.values():
+            load[other.tokenizer] = load.get(other.tokenizer, 0) + other.num_open
+        job.tokenizer = min(links, key=lambda name: load[name])
+        job.request_id = self._ids.next()
+        generate = Generate(
+            request_id=job.request_id,
+            prompt=job.prompt,
+            n=job.params.n,
+            sampling=job.params.resolve(self.card.defaults if self.card else GenerationDefaults()),
+            text=job.params.text_params(),
+            priority=job.params.priority,
+            arrival=time.time(),
+        )
+        self._jobs[job.request_id] = job
+        links[job.tokenizer].send(generate)
+
+    def abort(self, job: Job) -> None:
+        """Of a caller who is gone: what is still under way is of no use to anybody."""
+        if self._jobs.pop(job.request_id, None) is not None and job.tokenizer in self._below.links:
+            self._below.links[job.tokenizer].send(Abort(job.request_id, None, "client_gone"))
+
+    def fail_all(self, message: str) -> None:
+        jobs, self._jobs = self._jobs, {}
+        for job in jobs.values():
+            job.fail(message)
 
     def close(self) -> None:
         self._below.close()
         self._service.close()
-
-    def _has_room(self, num_choices: int) -> bool:
-        """Twice what runs at once keeps the engine busy, and stays below what it refuses."""
-        limit = 2 * (self.card.max_num_seqs if self.card else 1)
-        num_open = sum(record.num_open for record in self._records.values())
-        return not self._records or num_open + num_choices <= limit
-
-    def _send(self, prompt: Prompt, params: SamplingParams, output: Output) -> None:
-        links = self._below.links
-        if not links:
-            _fail(output, "no tokenizer is running")
-            return
-        load = dict.fromkeys(links, 0)
-        for record in self._records.values():
-            load[record.tokenizer] = load.get(record.tokenizer, 0) + record.num_open
-        tokenizer = min(links, key=lambda name: load[name])
-        request_id = self._ids.next()
-        defaults = self.card.defaults if self.card else GenerationDefaults()
-        generate = Generate(
-            request_id=request_id,
-            prompt=prompt,
-            n=params.n,
-            sampling=params.resolve(defaults),
-            text=params.text_params(),
-            priority=params.priority,
-            arrival=time.time(),
-        )
-        self._records[request_id] = _Record(output, tokenizer, len(output.choices))
-        links[tokenizer].send(generate)
 
     def _take(self, name: str, message: Any) -> None:
         match message:
@@ -136,78 +141,62 @@ class OfflineLink:
                 self._below.hear(name, message)
                 self.card = message.card or self.card
             case Accepted():
-                record = self._records.get(message.request_id)
-                if record is not None:
-                    record.output.prompt_ids = _ids(message.prompt_ids)
+                job = self._jobs.get(message.request_id)
+                if job is not None:
+                    job.output.prompt_ids = _ids(message.prompt_ids)
             case Refused():
-                record = self._records.pop(message.request_id, None)
-                if record is not None:
-                    _fail(record.output, message.message)
+                job = self._jobs.pop(message.request_id, None)
+                if job is not None:
+                    job.fail(message.message)
             case TextBatch():
                 self._take_batch(message)
 
     def _take_batch(self, batch: TextBatch) -> None:
         token_ids = _ids(batch.token_ids)
         logprobs = {entry.row: entry for entry in batch.logprobs}
+        finished = {one.row: one for one in batch.finished}
+        for started in batch.started:
+            job = self._jobs.get(RequestId(batch.request_ids[started.row]))
+            if job is not None:
+                job.output.num_cached_tokens = max(job.output.num_cached_tokens, started.num_cached_tokens)
         start = 0
         for row, request_id in enumerate(batch.request_ids):
             end = start + batch.counts[row]
-            record = self._records.get(RequestId(request_id))
-            if record is not None:
-                choice = record.output.choices[batch.choices[row]]
-                choice.text += batch.texts[row]
-                choice.token_ids += token_ids[start:end]
+            job = self._jobs.get(RequestId(request_id))
+            if job is not None:
+                delta = Delta(batch.choices[row], batch.texts[row], token_ids[start:end])
                 if row in logprobs:
                     entries = zip(logprobs[row].tokens, logprobs[row].top, strict=False)
-                    choice.logprobs = (choice.logprobs or []) + [_logprob(*entry) for entry in entries]
+                    delta.logprobs = [_logprob(*entry) for entry in entries]
+                self._add(job, delta, finished.get(row))
             start = end
-        for started in batch.started:
-            record = self._records.get(RequestId(batch.request_ids[started.row]))
-            if record is not None:
-                record.output.num_cached_tokens = max(record.output.num_cached_tokens, started.num_cached_tokens)
-        for finished in batch.finished:
-            self._finish(batch, finished)
 
-    def _finish(self, batch: TextBatch, finished: Finished) -> None:
-        request_id = RequestId(batch.request_ids[finished.row])
-        record = self._records.get(request_id)
-        if record is None:
-            return
-        choice = record.output.choices[batch.choices[finished.row]]
-        choice.finish_reason, choice.stop_reason = finished.reason, finished.stop_reason
-        if finished.reason in ("error", *RESUMABLE):
-            choice.finish_reason = "error"
-            record.output.error = finished.message or "the request failed"
-        record.num_open -= 1
-        if record.num_open == 0:
-            del self._records[request_id]
+    def _add(self, job: Job, delta: Delta, finished: Finished | None) -> None:
+        """What is new of a choice, and its end if it has come."""
+        choice = job.output.choices[delta.index]
+        choice.text += delta.text
+        choice.token_ids += delta.token_ids
+        if delta.logprobs is not None:
+            choice.logprobs = (choice.logprobs or []) + delta.logprobs
+        if finished is not None:
+            reason = "error" if finished.reason in RESUMABLE else finished.reason
+            choice.finish_reason, choice.stop_reason = reason, finished.stop_reason
+            delta.finish_reason, delta.stop_reason = reason, finished.stop_reason
+            if reason == "error":
+                job.output.error = finished.message or "the request failed"
+        if job.on_delta is not None:
+            job.on_delta(delta)
+        if finished is not None:
+            job.num_open -= 1
+            if job.num_open == 0:
+                del self._jobs[job.request_id]
+                job.on_end(job)
 
     def _lost(self, name: str) -> None:
-        for request_id, record in list(self._records.items()):
-            if record.tokenizer == name:
-                del self._records[request_id]
-                _fail(record.output, "the tokenizer was lost")
-
-    def _fail_all(self, outputs: list[Output], failure: str) -> list[Output]:
-        self._records.clear()
-        for output in outputs:
-            if any(not choice.finish_reason for choice in output.choices):
-                _fail(output, failure)
-        return outputs
-
-    def _abort_all(self) -> None:
-        """Of a caller who was interrupted: what is still under way is of no use to anybody."""
-        links = self._below.links
-        for request_id, record in self._records.items():
-            if record.tokenizer in links:
-                links[record.tokenizer].send(Abort(request_id, None, "client_gone"))
-        self._records.clear()
-
-
-def _fail(output: Output, message: str) -> None:
-    output.error = message
-    for choice in output.choices:
-        choice.finish_reason = choice.finish_reason or "error"
+        for request_id, job in list(self._jobs.items()):
+            if job.tokenizer == name:
+                del self._jobs[request_id]
+                job.fail("the tokenizer was lost")
 
 
 def _ids(raw: bytes) -> list[int]:

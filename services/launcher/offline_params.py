@@ -97,6 +97,17 @@ class Completion(msgspec.Struct):
     logprobs: list[TokenLogprob] | None = None
 
 
+class Delta(msgspec.Struct):
+    """What is new of a choice. The last one of a choice has its finish reason."""
+
+    index: int
+    text: str
+    token_ids: list[int]
+    finish_reason: str = ""
+    stop_reason: int | str | None = None
+    logprobs: list[TokenLogprob] | None = None
+
+
 class Output(msgspec.Struct):
     """What became of one prompt. `error` is a sentence when it was refused or failed, '' otherwise."""
 

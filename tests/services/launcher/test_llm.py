@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 import quire
+from quire.services.launcher.async_llm import AsyncLLM
 from quire.services.launcher.llm import LLM, LLMError, SamplingParams
+from quire.services.launcher.progress import Progress
 
 GREEDY = SamplingParams(temperature=0, max_tokens=60)
 
@@ -22,6 +26,7 @@ def llm() -> Iterator[LLM]:
 
 def test_quire_exports_the_offline_api() -> None:
     assert quire.LLM is LLM
+    assert quire.AsyncLLM is AsyncLLM
     assert quire.SamplingParams is SamplingParams
 
 
@@ -71,6 +76,101 @@ def test_stop_strings_and_logprobs(llm: LLM) -> None:
     assert all(entry.logprob <= 0 and len(entry.top) == 2 and entry.token_id == entry.top[0][0] for entry in logprobs)
 
 
+def test_calls_from_several_threads_run_together_and_each_gets_its_own(llm: LLM) -> None:
+    alone = {number: llm.generate(f"{number} and", GREEDY)[0].text for number in range(6)}
+    with ThreadPoolExecutor(6) as pool:
+        together = list(pool.map(lambda number: llm.generate([f"{number} and"] * 3, GREEDY), range(6)))
+    assert [[output.text for output in outputs] for outputs in together] == [[alone[number]] * 3 for number in range(6)]
+
+
+def test_a_stream_is_the_whole_in_pieces(llm: LLM) -> None:
+    params = SamplingParams(n=2, temperature=0.9, seed=11, max_tokens=30, logprobs=1)
+    (whole,) = llm.generate("Once upon a time", params)
+    deltas = list(llm.stream("Once upon a time", params))
+    for choice in whole.choices:
+        own = [delta for delta in deltas if delta.index == choice.index]
+        assert len(own) > 1 and "".join(delta.text for delta in own) == choice.text
+        assert [token_id for delta in own for token_id in delta.token_ids] == choice.token_ids
+        assert [entry for delta in own for entry in delta.logprobs or []] == choice.logprobs
+        assert [delta.finish_reason for delta in own] == [""] * (len(own) - 1) + [choice.finish_reason]
+
+
+def test_a_chat_streams_and_an_error_is_raised(llm: LLM) -> None:
+    messages = [{"role": "user", "content": "Spell quire"}]
+    assert "".join(delta.text for delta in llm.stream_chat(messages, GREEDY)) == llm.chat(messages, GREEDY)[0].text
+    with pytest.raises(LLMError, match="vocabulary"):
+        list(llm.stream([10**6], GREEDY))
+
+
+def test_a_stream_that_is_closed_leaves_room_for_others(llm: LLM) -> None:
+    long = SamplingParams(max_tokens=None, ignore_eos=True)
+    streams = [llm.stream("Hello", long) for _ in range(24)]
+    for stream in streams[:8]:  # as many as run at once
+        next(stream)
+    with ThreadPoolExecutor(1) as pool:  # one more waits until there is room again
+        waiting = pool.submit(lambda: next(streams[8]))
+        for stream in streams[:8]:
+            stream.close()
+        waiting.result()
+    for stream in streams:
+        stream.close()
+    assert llm.generate("Hello", GREEDY)[0].error == ""
+    assert llm._chain.session._link.num_open == 0
+
+
+def test_an_interrupted_call_takes_its_prompts_back(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Progress, "draw", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        llm.generate(["Hello"] * 50, SamplingParams(max_tokens=None, ignore_eos=True))
+    monkeypatch.undo()
+    assert llm.generate("Hello", GREEDY)[0].error == ""
+    assert llm._chain.session._link.num_open == 0
+
+
+def test_the_bar_counts_prompts_and_is_silent_without_a_terminal(llm: LLM, capsys: pytest.CaptureFixture[str]) -> None:
+    llm.generate(["Hello"] * 3, GREEDY)
+    assert capsys.readouterr().err == ""
+    llm.generate(["Hello"] * 3, GREEDY, progress=True)
+    assert "3 of 3, " in capsys.readouterr().err
+
+
+def test_closing_ends_what_is_under_way() -> None:
+    loaded = LLM(threads=1)
+    stream = loaded.stream("Hello", SamplingParams(max_tokens=None, ignore_eos=True))
+    next(stream)
+    loaded.close()
+    with pytest.raises(LLMError):
+        list(stream)
+    with pytest.raises(LLMError):
+        loaded.generate("Hello")
+    loaded.close()
+
+
+def test_an_event_loop_has_the_same_answers_side_by_side() -> None:
+    async def ask() -> None:
+        async with AsyncLLM(threads=1, max_num_seqs=8) as llm:
+            messages = [{"role": "user", "content": "Spell quire"}]
+            texts = await asyncio.gather(*(llm.chat(messages, GREEDY) for _ in range(12)))
+            assert {output.text for output in texts} == {"q, u, i, r, e"}
+            assert "".join([delta.text async for delta in llm.stream_chat(messages, GREEDY)]) == "q, u, i, r, e"
+            with pytest.raises(LLMError, match="vocabulary"):
+                await llm.generate([10**6])
+            task = asyncio.create_task(llm.generate("Hello", SamplingParams(max_tokens=None, ignore_eos=True)))
+            await asyncio.sleep(0.1)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert (await llm.generate("Hello", GREEDY)).finish_reason in ("stop", "length")
+            assert llm._chain is not None and llm._chain.session._link.num_open == 0
+        with pytest.raises(LLMError):
+            await llm.generate("Hello")
+
+    asyncio.run(ask())
+
+
 def test_params_of_another_number_than_prompts_are_refused(llm: LLM) -> None:
     with pytest.raises(ValueError, match="2 prompts have 1 sampling params"):
         llm.generate(["a", "b"], [GREEDY])
@@ -88,7 +188,7 @@ def test_an_unknown_folder_is_refused() -> None:
 
 def test_a_lost_worker_ends_calls_with_its_name() -> None:
     with LLM(threads=1) as loaded:
-        os.kill(loaded._supervisor.children["worker-0-0"].pid, signal.SIGKILL)
+        os.kill(loaded._chain._supervisor.children["worker-0-0"].pid, signal.SIGKILL)
         outputs = []
         with pytest.raises(LLMError, match="worker-0-0"):
             for _ in range(1000):

@@ -1,0 +1,117 @@
+"""The thread between the callers of the offline API and the chain: takes jobs from any thread, some at once.
+
+Owns the link and turns its loop; callers are told by their job's callbacks. Knows no processes.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from quire.shared.messages import ModelCard
+
+from .offline_link import Job, OfflineLink
+
+_TURN_SECONDS = 0.1
+
+
+class OfflineSession:
+    """`find_failure` says why there is no server any more, '' as long as there is one."""
+
+    def __init__(self, run_dir: str, find_failure: Callable[[], str]) -> None:
+        self._link = OfflineLink(run_dir)
+        self.name = self._link.name
+        self._find_failure = find_failure
+        self._lock = threading.Lock()
+        self._waiting: deque[Job] = deque()
+        self._unwanted: list[Job] = []
+        self._is_stopping = False
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.is_ready = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="quire-link", daemon=True)
+        self._thread.start()
+
+    @property
+    def card(self) -> ModelCard | None:
+        return self._link.card
+
+    def submit(self, jobs: Sequence[Job]) -> bool:
+        """Whether they were taken; they are not once the session is closed. Returns at once."""
+        with self._lock:
+            if self._is_stopping:
+                return False
+            self._waiting.extend(jobs)
+        self._ring()
+        return True
+
+    def abort(self, jobs: Sequence[Job]) -> None:
+        """They are of no use any more; none of their callbacks need come."""
+        with self._lock:
+            if self._is_stopping:
+                return
+            self._unwanted.extend(jobs)
+        self._ring()
+
+    def close(self) -> None:
+        """What is under way ends with an error."""
+        with self._lock:
+            if self._is_stopping:
+                return
+            self._is_stopping = True
+        self._ring()
+        self._thread.join()
+        os.close(self._bell)
+
+    def _ring(self) -> None:
+        os.eventfd_write(self._bell, 1)
+
+    def _run(self) -> None:
+        failure = "this LLM was closed"
+        while not self._is_stopping:
+            self._send_waiting()
+            self._link.pump(_TURN_SECONDS, self._bell)
+            if self._link.card is not None:
+                self.is_ready.set()
+            self._silence()
+            self._drop_unwanted()
+            if cause := self._find_failure():
+                failure = cause
+                self._fail_all(cause)
+        self._fail_all(failure)
+        self._link.close()
+
+    def _send_waiting(self) -> None:
+        """Twice what runs at once keeps the engine busy, and stays below what it refuses."""
+        card = self._link.card
+        if card is None or not self._waiting:
+            return
+        num_open = self._link.num_open
+        while self._waiting and (not num_open or num_open + self._waiting[0].num_open <= 2 * card.max_num_seqs):
+            with self._lock:
+                job = self._waiting.popleft()
+            num_open += job.num_open
+            self._link.send(job)
+
+    def _drop_unwanted(self) -> None:
+        with self._lock:
+            unwanted, self._unwanted = self._unwanted, []
+            if unwanted:
+                gone = {id(job) for job in unwanted}
+                self._waiting = deque(job for job in self._waiting if id(job) not in gone)
+        for job in unwanted:
+            self._link.abort(job)
+
+    def _fail_all(self, cause: str) -> None:
+        self._link.fail_all(cause)
+        with self._lock:
+            waiting, self._waiting = self._waiting, deque()
+        for job in waiting:
+            job.fail(cause)
+
+    def _silence(self) -> None:
+        try:
+            os.eventfd_read(self._bell)
+        except BlockingIOError:
+            pass
