@@ -12,12 +12,13 @@ from collections.abc import Collection
 import torch
 import torch.nn.functional as F
 
-from . import cpu
+from .cpu.fp8 import QuantizedRows
 from .cpu.linear import PackedWeight
-from .cpu.linear_choice import LinearChoice, choose, choose_quantized
+from .cpu.linear_choice import LinearChoice, choose, choose_fp8, choose_quantized
+from .cpu.linear_fp8 import Fp8PackedWeight
 from .cpu.native.build import BuildError
 from .cpu.weight_memory import empty_weight
-from .dispatch import backend_name, backend_of, use
+from .dispatch import backend_for, backend_name, backend_of, use
 from .ragged_batch import RaggedBatch
 from .step_tensors import StepTensors
 
@@ -25,9 +26,11 @@ __all__ = [
     "BuildError",
     "LinearChoice",
     "PackedWeight",
+    "QuantizedRows",
     "RaggedBatch",
     "StepTensors",
     "add_rms_norm",
+    "add_rms_norm_fp8",
     "append_tokens",
     "apply_penalties",
     "backend_name",
@@ -35,12 +38,14 @@ __all__ = [
     "copy_blocks",
     "empty_weight",
     "gated_activation",
+    "gated_activation_fp8",
     "greedy",
     "linear",
     "pack_linear",
     "paged_attention",
     "prepare_inputs",
     "rms_norm",
+    "rms_norm_fp8",
     "rope_and_cache",
     "rows_are_finite",
     "sample",
@@ -59,12 +64,16 @@ def choose_linear(
 ) -> LinearChoice:
     """How a model's weights of `shapes` (out, in) are to be packed: auto | native | onednn | plain.
 
-    quantization: none | int8. auto may take a fraction of a second for a trial, among what is not quantised.
+    quantization: none | int8 | fp8, of which the last leaves the head, and so `wanted`, to the others. auto may take a
+    fraction of a second for a trial, among what is not quantised.
     Raises ValueError where what is wanted cannot be had.
     """
-    backend = backend_of(torch.empty(0)) if device.type == "cpu" else cpu
+    backend = backend_for(device)
     if quantization == "int8":
         return choose_quantized(backend.int8_kinds(device), dtype, wanted)
+    if quantization == "fp8":
+        pack, what = backend.fp8_kind(device)
+        return choose_fp8(pack, what, backend.linear_kinds(device, dtype), dtype, wanted)
     return choose(backend.linear_kinds(device, dtype), shapes, dtype, wanted)
 
 
@@ -74,7 +83,7 @@ def pack_linear(weight: torch.Tensor) -> PackedWeight:
 
 
 def linear(
-    x: torch.Tensor,
+    x: torch.Tensor | QuantizedRows,
     weight: torch.Tensor | PackedWeight,
     bias: torch.Tensor | None,
     out_dtype: torch.dtype | None = None,
@@ -82,7 +91,12 @@ def linear(
     """x [T, in] @ weight^T + bias [out], of a packed or plain weight. Returns [T, out] of out_dtype (None: x's).
 
     Summed in float32 at least. float32 of bfloat16 is rounded once, or twice with bfloat16 between: up to the weight.
+    QuantizedRows are for weights packed to fp8.
     """
+    if not isinstance(x, torch.Tensor):
+        if not isinstance(weight, Fp8PackedWeight):
+            raise TypeError(f"quantised rows and a weight that is not: {type(weight).__name__}")
+        return weight.product_of_quantized(x if out_dtype is None else x._replace(dtype=out_dtype), bias)
     return backend_of(x).linear(x, weight, bias, out_dtype)
 
 
@@ -99,6 +113,18 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Ten
 def add_rms_norm(x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
     """residual += x, in place; returns its rms_norm. All [T, H]."""
     return backend_of(x).add_rms_norm(x, residual, weight, epsilon)
+
+
+def rms_norm_fp8(x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> QuantizedRows:
+    """rms_norm of x [T, H] as fp8 linears want it: each row on a scale of its own, whatever is beside it."""
+    numbers, scales = backend_of(x).rms_norm_fp8(x, weight, epsilon)
+    return QuantizedRows(numbers, scales, x.dtype)
+
+
+def add_rms_norm_fp8(x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, epsilon: float) -> QuantizedRows:
+    """residual += x, in place and in its own type; returns its rms_norm quantised. All [T, H]."""
+    numbers, scales = backend_of(x).add_rms_norm_fp8(x, residual, weight, epsilon)
+    return QuantizedRows(numbers, scales, x.dtype)
 
 
 def rope_and_cache(
@@ -175,6 +201,12 @@ def append_tokens(token_ids: torch.Tensor, slots: torch.Tensor, places: torch.Te
 def gated_activation(x: torch.Tensor, activation: str) -> torch.Tensor:
     """act(x[:, :I]) * x[:, I:] of x [T, 2 I]. activation: silu | gelu | gelu_pytorch_tanh | gelu_new."""
     return backend_of(x).gated_activation(x, activation)
+
+
+def gated_activation_fp8(x: torch.Tensor, activation: str) -> QuantizedRows:
+    """gated_activation of x [T, 2 I] as fp8 linears want it."""
+    numbers, scales = backend_of(x).gated_activation_fp8(x, activation)
+    return QuantizedRows(numbers, scales, x.dtype)
 
 
 def copy_blocks(caches: torch.Tensor, pairs: list[tuple[int, int]]) -> None:

@@ -44,6 +44,11 @@ def backend_of(tensor: torch.Tensor) -> ModuleType:
     return _backends[tensor.device.type]
 
 
+def backend_for(device: torch.device) -> ModuleType:
+    """The module that computes on a device; of one that serves nothing (meta) torch's."""
+    return _backends.get(device.type, cpu)
+
+
 def backend_name(device_type: str) -> str:
     """What serves a device, for people: torch, torch (no g++), native (avx512)."""
     return _names[device_type]

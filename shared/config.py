@@ -279,12 +279,21 @@ class WorkerConfig(ServiceConfig, frozen=True, kw_only=True):
     quantization: Annotated[
         str,
         Flag(
-            "int8: weights of one byte, quantised while loading, and products of whole numbers; CPU only",
+            "weights of one byte, quantised while loading; int8: products of whole numbers, CPU only; fp8: of 8-bit"
+            " floats, fast on GPUs that have them (capability 8.9), on a CPU only right",
             "model",
-            choices=("none", "int8"),
+            choices=("none", "int8", "fp8"),
             is_often_used=True,
         ),
     ] = "none"
+    kv_cache_dtype: Annotated[
+        str,
+        Flag(
+            "fp8: twice as many tokens in the KV cache, rounded to 8-bit floats; auto: as the model computes",
+            "memory",
+            choices=("auto", "fp8"),
+        ),
+    ] = "auto"
     load_format: Annotated[
         str,
         Flag(

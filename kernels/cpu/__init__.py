@@ -1,21 +1,25 @@
 """The torch backend: every operation in plain torch, the specification of all others."""
 
-from .activation import gated_activation
+from .activation import gated_activation, gated_activation_fp8
 from .attention import paged_attention
 from .blocks import copy_blocks
 from .inputs import append_tokens, prepare_inputs
 from .linear import int8_kinds, linear, linear_kinds, pack_linear
-from .norm import add_rms_norm, rms_norm
+from .linear_fp8 import fp8_kind
+from .norm import add_rms_norm, add_rms_norm_fp8, rms_norm, rms_norm_fp8
 from .penalties import apply_penalties
 from .rotary import rope_and_cache
 from .sampling import greedy, rows_are_finite, sample, token_logprobs
 
 __all__ = [
     "add_rms_norm",
+    "add_rms_norm_fp8",
     "append_tokens",
     "apply_penalties",
     "copy_blocks",
+    "fp8_kind",
     "gated_activation",
+    "gated_activation_fp8",
     "greedy",
     "int8_kinds",
     "linear",
@@ -24,6 +28,7 @@ __all__ = [
     "paged_attention",
     "prepare_inputs",
     "rms_norm",
+    "rms_norm_fp8",
     "rope_and_cache",
     "rows_are_finite",
     "sample",

@@ -60,8 +60,7 @@ def paged_attention(
     window: int | None,
     cache_scales: tuple[float, float] | None = None,
 ) -> torch.Tensor:
-    if key_cache.dtype.itemsize == 1:
-        key_cache, value_cache = _widened(key_cache, value_cache, q.dtype, cache_scales or (1.0, 1.0))
+    scales = cache_scales or (1.0, 1.0)
     num_kv_heads = key_cache.shape[1]
     key = ("torch", window, num_kv_heads, q.dtype)
     derived = batch.derived.get(key)
@@ -69,15 +68,15 @@ def paged_attention(
         derived = _derive(batch, window, num_kv_heads, q)
         batch.derived[key] = derived
     if len(derived.groups) == 1 and derived.groups[0].rows is None and not derived.parts:
-        return _decode(q, key_cache, value_cache, derived.groups[0], scale)
+        return _decode(q, key_cache, value_cache, derived.groups[0], scale, scales)
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     for group in derived.groups:
         if group.rows is None:
-            out[: group.num_rows] = _decode(q[: group.num_rows], key_cache, value_cache, group, scale)
+            out[: group.num_rows] = _decode(q[: group.num_rows], key_cache, value_cache, group, scale, scales)
         else:
-            out[group.rows] = _decode(q[group.rows], key_cache, value_cache, group, scale)
+            out[group.rows] = _decode(q[group.rows], key_cache, value_cache, group, scale, scales)
     for part in derived.parts:
-        out[part.start : part.end] = _prefill(q[part.start : part.end], key_cache, value_cache, part, scale)
+        out[part.start : part.end] = _prefill(q[part.start : part.end], key_cache, value_cache, part, scale, scales)
     return out
 
 
@@ -100,29 +99,32 @@ def attend_long_rows(
         out[part.start : part.end] = _prefill(q[part.start : part.end], key_cache, value_cache, part, scale)
 
 
-def _widened(
-    key_cache: torch.Tensor, value_cache: torch.Tensor, dtype: torch.dtype, scales: tuple[float, float]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of whole fp8 caches: what is right, and slow."""
-    return (key_cache.float() * scales[0]).to(dtype), (value_cache.float() * scales[1]).to(dtype)
-
-
-def _gathered(cache: torch.Tensor, index: torch.Tensor, num_rows: int) -> torch.Tensor:
-    """[num_rows, Hkv, tokens, D]"""
+def _gathered(
+    cache: torch.Tensor, index: torch.Tensor, num_rows: int, dtype: torch.dtype, scale: float
+) -> torch.Tensor:
+    """[num_rows, Hkv, tokens, D] of `dtype`: what an fp8 cache holds is multiplied by `scale`."""
     num_blocks, num_kv_heads, block_size, head_dim = cache.shape
     flat = cache.view(num_blocks * num_kv_heads, block_size * head_dim)
-    return flat.index_select(0, index).view(num_rows, num_kv_heads, -1, head_dim)
+    if cache.dtype.itemsize > 1:
+        return flat.index_select(0, index).view(num_rows, num_kv_heads, -1, head_dim)
+    stored = flat.view(torch.uint8).index_select(0, index).view(cache.dtype)
+    return (stored.float() * scale).to(dtype).view(num_rows, num_kv_heads, -1, head_dim)
 
 
 def _decode(
-    q: torch.Tensor, key_cache: torch.Tensor, value_cache: torch.Tensor, group: DecodeGroup, scale: float
+    q: torch.Tensor,
+    key_cache: torch.Tensor,
+    value_cache: torch.Tensor,
+    group: DecodeGroup,
+    scale: float,
+    cache_scales: tuple[float, float] = (1.0, 1.0),
 ) -> torch.Tensor:
     """q [rows, Hq, D] -> the same; query heads of one key-value head are the queries of one sequence.
 
     SDPA and not matmul: oneDNN would keep compiled code for every context length it has met.
     """
-    keys = _gathered(key_cache, group.gather, group.num_rows)
-    values = _gathered(value_cache, group.gather, group.num_rows)
+    keys = _gathered(key_cache, group.gather, group.num_rows, q.dtype, cache_scales[0])
+    values = _gathered(value_cache, group.gather, group.num_rows, q.dtype, cache_scales[1])
     if group.outside.numel():
         keys.view(-1, keys.shape[-1]).index_fill_(0, group.outside, 0.0)
         values.view(-1, keys.shape[-1]).index_fill_(0, group.outside, 0.0)
@@ -132,11 +134,16 @@ def _decode(
 
 
 def _prefill(
-    q: torch.Tensor, key_cache: torch.Tensor, value_cache: torch.Tensor, part: PrefillPart, scale: float
+    q: torch.Tensor,
+    key_cache: torch.Tensor,
+    value_cache: torch.Tensor,
+    part: PrefillPart,
+    scale: float,
+    cache_scales: tuple[float, float] = (1.0, 1.0),
 ) -> torch.Tensor:
     """q [queries, Hq, D] of one row -> the same."""
-    keys = _gathered(key_cache, part.gather, 1)[0, :, None, : part.num_keys]
-    values = _gathered(value_cache, part.gather, 1)[0, :, None, : part.num_keys]
+    keys = _gathered(key_cache, part.gather, 1, q.dtype, cache_scales[0])[0, :, None, : part.num_keys]
+    values = _gathered(value_cache, part.gather, 1, q.dtype, cache_scales[1])[0, :, None, : part.num_keys]
     num_queries, num_heads, head_dim = q.shape
     num_kv_heads = keys.shape[0]
     num_per_kv = num_heads // num_kv_heads

@@ -18,6 +18,16 @@ _ROWS_AT_ONCE = 1024
 """Of a weight that is packed: in float32 a whole head would take much memory."""
 
 
+class QuantizedRows(NamedTuple):
+    """Activations on their way to fp8 linears; what comes of those is of `dtype`."""
+
+    numbers: torch.Tensor
+    """e4m3 [T, H]"""
+    scales: torch.Tensor
+    """float32 [T]: a row is numbers * scale."""
+    dtype: torch.dtype
+
+
 class Fp8Weight(NamedTuple):
     weight: torch.Tensor
     """e4m3 [out, in]"""

@@ -30,6 +30,10 @@ class LinearChoice(NamedTuple):
     name: str
     pack: Pack
     summary: str
+    pack_head: Pack | None = None
+    """Of the head, where it is not packed as the rest."""
+    takes_fp8: bool = False
+    """Whether all but the head take QuantizedRows."""
 
 
 def choose(
@@ -60,6 +64,13 @@ def choose_quantized(kinds: Mapping[str, Pack], dtype: torch.dtype, wanted: str)
         wanted = next(iter(kinds))
     choice = _wanted(kinds, f"{dtype} by int8", wanted)
     return choice._replace(name=f"{wanted} int8", summary=f"{wanted} int8")
+
+
+def choose_fp8(pack: Pack, what: str, kinds: Mapping[str, Pack], dtype: torch.dtype, wanted: str) -> LinearChoice:
+    """fp8 for all but the head, which stays as it is: an error there goes straight into every token."""
+    head = _wanted(kinds, str(dtype), next(iter(kinds)) if wanted == "auto" else wanted)
+    summary = f"fp8 ({what}), head {head.name}"
+    return LinearChoice("fp8", pack, summary, pack_head=head.pack, takes_fp8=True)
 
 
 def _wanted(kinds: Mapping[str, Pack], what: str, wanted: str) -> LinearChoice:

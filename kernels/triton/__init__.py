@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from ..cpu import *  # noqa: F403
 from . import activation, fp8, logprobs, norm, penalties, sampling
-from .activation import gated_activation
+from .activation import gated_activation, gated_activation_fp8
 from .attention import launches as attention_launches
 from .attention import paged_attention
 from .inputs import append_tokens, prepare_inputs
 from .inputs import launches as inputs_launches
 from .launch import Dims, Launch, compile_all
+from .linear_fp8 import fp8_kind
 from .logprobs import token_logprobs
-from .norm import add_rms_norm, rms_norm
+from .norm import add_rms_norm, add_rms_norm_fp8, rms_norm, rms_norm_fp8
 from .rope_and_cache import launches as rope_and_cache_launches
 from .rope_and_cache import rope_and_cache
 
@@ -22,13 +23,17 @@ __all__ = [
     "Dims",
     "Launch",
     "add_rms_norm",
+    "add_rms_norm_fp8",
     "append_tokens",
     "compile_all",
+    "fp8_kind",
     "gated_activation",
+    "gated_activation_fp8",
     "launches",
     "paged_attention",
     "prepare_inputs",
     "rms_norm",
+    "rms_norm_fp8",
     "rope_and_cache",
     "token_logprobs",
 ]

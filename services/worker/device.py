@@ -50,6 +50,16 @@ def choose_kernels(wanted: str, device: str) -> None:
         raise DeviceError(f"--kernels {wanted}: {error}") from error
 
 
+def cache_dtype(wanted: str, placement: Placement) -> torch.dtype:
+    """`wanted` auto | fp8, of the KV cache. Raises DeviceError."""
+    if wanted == "auto":
+        return placement.dtype
+    if placement.device.type == "cuda" and torch.cuda.get_device_capability(placement.device) < (8, 9):
+        name = torch.cuda.get_device_name(placement.device)
+        raise DeviceError(f"--kv-cache-dtype fp8: {name} has no 8-bit floats (capability 8.9 has); use auto")
+    return torch.float8_e4m3fn
+
+
 def _is_cuda(device: str) -> bool:
     return device != "cpu" and torch.cuda.is_available()
 

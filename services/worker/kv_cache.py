@@ -1,11 +1,13 @@
 """The KV cache: for every layer, keys and values in blocks that any row may hold.
 
-[num_blocks, num_kv_heads, block_size, head_dim] per layer, all layers in one tensor each for keys and
-values. What is in a block before it is written is undefined and never used.
+[num_blocks, num_kv_heads, block_size, head_dim] per layer, all layers in one tensor each for keys and values, of the
+model's type or in 8-bit floats (e4m3: not scaled, saturating at 448). What is in a block before it is written is
+undefined and never used.
 """
 
 from __future__ import annotations
 
+import msgspec
 import torch
 
 from quire import kernels
@@ -22,7 +24,16 @@ def block_bytes(config: ModelConfig, block_size: int, dtype: torch.dtype) -> int
 class KVCache:
     """`layers[i]` is (keys, values) of layer i."""
 
-    def __init__(self, config: ModelConfig, placement: Placement, num_blocks: int, block_size: int) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        placement: Placement,
+        num_blocks: int,
+        block_size: int,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        """dtype: None for the model's."""
+        placement = placement if dtype is None else msgspec.structs.replace(placement, dtype=dtype)
         shape = (config.num_hidden_layers, num_blocks, config.num_key_value_heads, block_size, config.head_dim)
         self.keys = placement.empty(*shape)
         self.values = placement.empty(*shape)

@@ -62,6 +62,8 @@ def load_model(
         model = build_model(config, placement)
         targets = model.targets()
         choice = choose_linear(model, placement, linear, quantization)
+        if choice.takes_fp8:
+            model.quantize_activations()
         packing = Packing(model, targets, choice, placement)
         if is_dummy:
             fill_with_dummies(targets, on_progress, packing.filled, packing.settle)

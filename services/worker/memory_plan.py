@@ -57,13 +57,14 @@ def plan_memory(
     dtype: torch.dtype,
     weight_bytes: int,
     free_bytes: int,
+    cache_dtype: torch.dtype | None = None,
 ) -> MemoryPlan:
     """`free_bytes`: what can still be taken, weights being there already. Raises DeviceError."""
     if wanted.max_model_len is not None and wanted.max_model_len > config.max_model_len:
         raise DeviceError(
             f"--max-model-len {wanted.max_model_len} is more than the {config.max_model_len} the checkpoint is made for"
         )
-    of_block = block_bytes(config, wanted.block_size, dtype)
+    of_block = block_bytes(config, wanted.block_size, cache_dtype or dtype)
     workspace = workspace_bytes(config, wanted, dtype)
     longest = wanted.max_model_len or config.max_model_len
     kv_bytes = _kv_bytes(wanted, device, weight_bytes, workspace, free_bytes)

@@ -16,7 +16,7 @@ from quire.shared.messages import Configure, Plan, StepResult, WorkerReady
 
 from .batch_state import Limits
 from .debugging import Debugging
-from .device import available_bytes
+from .device import available_bytes, cache_dtype
 from .errors import PlanError
 from .freed_memory import keep_freed_memory
 from .host_runner import HostRunner
@@ -42,6 +42,7 @@ class ModelRunner:
         quantization: str = "none",
         group: RankGroup = ALONE,
         load_format: str = "auto",
+        kv_cache_dtype: str = "auto",
         debugging: Debugging = Debugging(),  # noqa: B008  a frozen value
     ) -> None:
         loaded = load_model(folder, device, dtype, threads, on_progress, linear, quantization, group, load_format)
@@ -51,6 +52,7 @@ class ModelRunner:
         self.model = loaded.model
         self.weight_bytes = loaded.weight_bytes
         self.group = group
+        self._cache_dtype = cache_dtype(kv_cache_dtype, loaded.placement)
         self._linear_choice = loaded.linear_choice
         self._threads = loaded.num_threads
         self._debugging = debugging
@@ -70,7 +72,13 @@ class ModelRunner:
         self._steps = self._kv_cache = None
         free_bytes = available_bytes(self.placement.device, self.group.size)
         plan = plan_memory(
-            self.config, wanted, self.placement.device, self.placement.dtype, self.weight_bytes, free_bytes
+            self.config,
+            wanted,
+            self.placement.device,
+            self.placement.dtype,
+            self.weight_bytes,
+            free_bytes,
+            self._cache_dtype,
         )
         plan = plan.with_blocks(self.group.smallest(plan.num_blocks, self.placement.device), wanted.block_size)
         limits = self.limits = Limits(
@@ -86,7 +94,7 @@ class ModelRunner:
             cos_sin = cos_sin_table(self.config, plan.max_model_len + 2, self.placement.device)
             # The cache itself shall go back as a whole when another configuration comes.
             keep_freed_memory(False)
-            self._kv_cache = KVCache(self.config, self.placement, plan.num_blocks, wanted.block_size)
+            self._kv_cache = KVCache(self.config, self.placement, plan.num_blocks, wanted.block_size, self._cache_dtype)
             keep_freed_memory(True)
         steps = HostRunner(self.model, self._kv_cache, cos_sin, limits, self.eos_token_ids)
         steps.warm_up()
@@ -102,9 +110,12 @@ class ModelRunner:
             eos_token_ids=self.eos_token_ids,
             device=device.type if device.type == "cpu" else torch.cuda.get_device_name(device),
             dtype=str(self.placement.dtype).removeprefix("torch."),
-            backend=f"{kernels.backend_name(device.type)}, linear: {self._linear_choice.name}",
+            backend=f"{kernels.backend_name(device.type)}, linear: {self._linear_choice.name}{self._cache_note()}",
             memory_plan=plan.parts,
         )
+
+    def _cache_note(self) -> str:
+        return "" if self._cache_dtype == self.placement.dtype else ", fp8 KV cache"
 
     def submit(self, plan: Plan) -> None:
         """Carry out one plan, or have it carried out. Raises PlanError."""

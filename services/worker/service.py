@@ -84,6 +84,7 @@ class Loading(threading.Thread):
                 group,
                 load_format=config.load_format,
                 debugging=self._debugging,
+                kv_cache_dtype=config.kv_cache_dtype,
             )
             if group.size > 1:
                 self._begin("group", "waiting for the other ranks")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -98,7 +98,7 @@ class WeightStream(Generic[Key]):
         self._arrived: dict[int, tuple[torch.Tensor, int]] = {}
         """Entries that are partly there: the tensor, and how many bytes of it."""
 
-    def tensors(self) -> Iterator[tuple[Key, torch.Tensor]]:
+    def tensors(self) -> Generator[tuple[Key, torch.Tensor], None, None]:
         """(key, uint8 [size_bytes] on the device), for work of the stream that was current when this was made.
 
         Raises ModelFilesError for a file that has become shorter, OSError for one that cannot be read.

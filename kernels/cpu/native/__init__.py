@@ -5,11 +5,15 @@ native one for is torch's. To be used once library.load() has returned; see disp
 """
 
 from .. import (
+    add_rms_norm_fp8,
     append_tokens,
     apply_penalties,
     copy_blocks,
+    fp8_kind,
+    gated_activation_fp8,
     linear,
     prepare_inputs,
+    rms_norm_fp8,
 )
 from .attention import paged_attention
 from .elementwise import add_rms_norm, gated_activation, rms_norm, rope_and_cache
@@ -19,10 +23,13 @@ from .sampling import greedy, rows_are_finite, sample, token_logprobs
 
 __all__ = [
     "add_rms_norm",
+    "add_rms_norm_fp8",
     "append_tokens",
     "apply_penalties",
     "copy_blocks",
+    "fp8_kind",
     "gated_activation",
+    "gated_activation_fp8",
     "greedy",
     "int8_kinds",
     "linear",
@@ -31,6 +38,7 @@ __all__ = [
     "paged_attention",
     "prepare_inputs",
     "rms_norm",
+    "rms_norm_fp8",
     "rope_and_cache",
     "rows_are_finite",
     "sample",

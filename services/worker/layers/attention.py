@@ -8,7 +8,7 @@ from quire import kernels
 from quire.shared.model_config import ModelConfig
 
 from ..attention_metadata import AttentionMetadata
-from .linear import Linear
+from .linear import Activations, Linear
 from .norm import RMSNorm
 from .placement import Placement, Targets
 
@@ -37,7 +37,7 @@ class Attention:
         self._window = window
 
     def __call__(
-        self, hidden: torch.Tensor, metadata: AttentionMetadata, key_cache: torch.Tensor, value_cache: torch.Tensor
+        self, hidden: Activations, metadata: AttentionMetadata, key_cache: torch.Tensor, value_cache: torch.Tensor
     ) -> torch.Tensor:
         q = kernels.rope_and_cache(
             self.qkv(hidden),
@@ -51,7 +51,7 @@ class Attention:
             value_cache,
         )
         out = kernels.paged_attention(q, key_cache, value_cache, metadata.batch, self._scale, self._window)
-        return self.output(out.view(hidden.shape[0], -1))
+        return self.output(out.view(out.shape[0], -1))
 
     def linears(self) -> list[Linear]:
         return [self.qkv, self.output]

@@ -49,7 +49,7 @@ class Head:
 
     def pack(self, choice: kernels.LinearChoice) -> None:
         """After loading. Rows of a shared matrix are then read from here, or from a matrix of their own if need be."""
-        self.weight = choice.pack(unpacked(self.weight))
+        self.weight = (choice.pack_head or choice.pack)(unpacked(self.weight))
         if self._tied is not None and self.weight.has_rows:
             self._tied.weight = self.weight
 

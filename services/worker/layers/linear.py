@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import torch
 
 from quire import kernels
 
 from .placement import Placement, Targets, unpacked
+
+Activations: TypeAlias = torch.Tensor | kernels.QuantizedRows
+"""What a linear layer reads [T, in]; the second where it is packed to fp8."""
 
 
 class Linear:
@@ -23,7 +28,7 @@ class Linear:
         self.weight: torch.Tensor | kernels.PackedWeight = placement.reserve(sum(out_sizes.values()), in_size)
         self.bias = placement.empty(sum(out_sizes.values())) if has_bias else None
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+    def __call__(self, x: Activations) -> torch.Tensor:
         if self._sum_over is None:
             return kernels.linear(x, self.weight, self.bias)
         summed = self._sum_over.all_reduce(kernels.linear(x, self.weight, None))

@@ -7,7 +7,7 @@ import torch
 from quire import kernels
 from quire.shared.model_config import ModelConfig
 
-from .linear import Linear
+from .linear import Activations, Linear
 from .placement import Placement, Targets
 
 
@@ -20,8 +20,11 @@ class GatedMLP:
         sizes = {"down_proj": config.hidden_size}
         self.down = Linear(placement, config.intermediate_size, sizes, has_bias, is_sum=True)
         self._activation = config.hidden_act
+        self.is_fp8 = False
 
-    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+    def __call__(self, hidden: Activations) -> torch.Tensor:
+        if self.is_fp8:
+            return self.down(kernels.gated_activation_fp8(self.gate_up(hidden), self._activation))
         return self.down(kernels.gated_activation(self.gate_up(hidden), self._activation))
 
     def linears(self) -> list[Linear]:

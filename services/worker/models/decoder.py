@@ -14,7 +14,7 @@ from ..attention_metadata import AttentionMetadata
 from ..kv_cache import KVCache
 from ..layers.attention import Attention
 from ..layers.embedding import Embedding, Head
-from ..layers.linear import Linear
+from ..layers.linear import Activations, Linear
 from ..layers.mlp import GatedMLP
 from ..layers.norm import RMSNorm
 from ..layers.placement import Placement, Targets, prefixed
@@ -31,7 +31,7 @@ class DecoderLayer:
 
     def forward(
         self,
-        normed: torch.Tensor,
+        normed: Activations,
         residual: torch.Tensor,
         metadata: AttentionMetadata,
         caches: tuple[torch.Tensor, torch.Tensor],
@@ -74,16 +74,21 @@ class Decoder:
         """input_ids int32 [T] -> final hidden states [T, hidden_size]; the KV of all T is written on the way."""
         residual = self.embedding(input_ids)
         normed = self.layers[0].input_norm(residual)
-        last = len(self.layers) - 1
-        for index, layer in enumerate(self.layers):
-            out = layer.forward(normed, residual, metadata, kv_cache.layers[index])
-            following = self.norm if index == last else self.layers[index + 1].input_norm
-            normed = following.add(out, residual)
+        following = [layer.input_norm for layer in self.layers[1:]]
+        for layer, norm, caches in zip(self.layers, [*following, self.norm], kv_cache.layers, strict=True):
+            normed = norm.add(layer.forward(normed, residual, metadata, caches), residual)
+        if not isinstance(normed, torch.Tensor):
+            raise TypeError("the head takes no quantised rows")
         return normed
 
     def compute_logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """[N, hidden_size] -> float32 [N, vocab_size]."""
         return self.head(hidden)
+
+    def quantize_activations(self) -> None:
+        """From now on linears of layers, packed to fp8, read what norms and activations have quantised on their way."""
+        for layer in self.layers:
+            layer.input_norm.is_fp8 = layer.mlp_norm.is_fp8 = layer.mlp.is_fp8 = True
 
     def linears(self) -> list[Linear | Head]:
         """Whatever has a weight to pack."""

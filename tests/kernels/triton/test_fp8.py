@@ -98,3 +98,24 @@ def test_the_fused_product_takes_the_scales_as_they_come(dtype, mode, guards, mo
         expected = fp8.linear_fp8(x, fp8.pack_fp8(weight), bias)
         assert out.dtype == dtype and relative_error(out, expected.float()) < 6e-3
     assert ours.linear_fp8(guards.put(x[:0]), packed, None).shape == (0, 48)
+
+
+def test_a_packed_weight_takes_rows_as_they_are_or_quantised_already(mode, guards, monkeypatch) -> None:
+    from quire.kernels.cpu import linear_fp8
+
+    kind, _ = linear_fp8.fp8_kind(torch.device("cpu"))
+    if mode != "ref":
+        from quire.kernels.triton import fp8 as ours
+        from quire.kernels.triton import linear_fp8 as ours_packed
+
+        assert ours_packed.fp8_kind(torch.device("cpu"))[0] is kind, "a device without such products packs plainly"
+        monkeypatch.setattr(ours, "has_fp8", lambda device: True)
+        kind, _ = ours_packed.fp8_kind(torch.device("cpu"))
+    x, weight, bias = make(3, 64, torch.bfloat16), make(48, 64, torch.bfloat16), torch.ones(48, dtype=torch.bfloat16)
+    packed = kind(guards.put(weight))
+    assert packed.nbytes == 48 * 64 + 48 * 4
+    out = packed.product(guards.put(x), guards.put(bias))
+    rows = fp8.QuantizedRows(*(guards.put(tensor) for tensor in fp8.quantize_rows(x)), torch.bfloat16)
+    assert relative_error(packed.product_of_quantized(rows, guards.put(bias)), out.float()) < 6e-3
+    assert relative_error(out, fp8.linear_fp8(x, fp8.pack_fp8(weight), bias).float()) < 6e-3
+    assert packed.product(guards.put(x), None, torch.float32).dtype == torch.float32

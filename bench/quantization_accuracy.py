@@ -1,7 +1,7 @@
-"""What int8 weights cost in accuracy: perplexity, and the error of logits against float32.
+"""What quantised weights and an fp8 KV cache cost in accuracy: perplexity, and the error of logits against float32.
 
-`python bench/int8_accuracy.py [MODEL]` reads stories of the demo model's kind, or with --random as many random ids,
-under float32, bfloat16 and int8 of each. Knows the model runner, and no other process.
+`python bench/quantization_accuracy.py [MODEL]` reads stories of the demo model's kind, or with --random as many random
+ids, under float32, bfloat16 and int8 and fp8 of each. Knows the model runner, and no other process.
 """
 
 from __future__ import annotations
@@ -27,13 +27,24 @@ from quire.shared.messages import Configure, NewRow, Plan, SamplingParams, Slot
 
 DEMO_MODEL = Path(__file__).resolve().parent.parent / "shared" / "demo_model"
 _BLOCK_SIZE = 16
-CASES = (("float32", "none"), ("bfloat16", "none"), ("float32", "int8"), ("bfloat16", "int8"))
-"""(dtype, quantization), what the others are compared with first."""
+CASES = (
+    ("float32", "none", "auto"),
+    ("bfloat16", "none", "auto"),
+    ("float32", "int8", "auto"),
+    ("bfloat16", "int8", "auto"),
+    ("float32", "fp8", "auto"),
+    ("bfloat16", "fp8", "auto"),
+    ("float32", "none", "fp8"),
+    ("bfloat16", "fp8", "fp8"),
+)
+"""(dtype, quantization, kv_cache_dtype), what the others are compared with first."""
 
 
-def logits_of(folder: Path, dtype: str, quantization: str, texts: list[list[int]]) -> torch.Tensor:
+def logits_of(
+    folder: Path, dtype: str, quantization: str, texts: list[list[int]], kv_cache_dtype: str = "auto"
+) -> torch.Tensor:
     """float32 [sum of (length - 1), vocab_size]: what is thought of each token but the first, text after text."""
-    runner = ModelRunner(folder, "cpu", dtype, quantization=quantization)
+    runner = ModelRunner(folder, "cpu", dtype, quantization=quantization, kv_cache_dtype=kv_cache_dtype)
     longest = max(len(text) for text in texts)
     runner.configure(Configure(1, longest, longest + 1, _BLOCK_SIZE, None, 0.9))
     found: list[torch.Tensor] = []
@@ -97,11 +108,12 @@ def main() -> None:
     else:
         texts = stories(args.model, args.texts, args.longest)
     exact = None
-    for dtype, quantization in CASES:
-        logits = logits_of(args.model, dtype, quantization, texts)
+    for dtype, quantization, kv_cache_dtype in CASES:
+        logits = logits_of(args.model, dtype, quantization, texts, kv_cache_dtype)
         exact = logits if exact is None else exact
         print(
-            f"{dtype:9} {quantization:5} {len(logits)} tokens, perplexity {perplexity(logits, texts):.4f},"
+            f"{dtype:9} {quantization:5} KV {kv_cache_dtype:5} {len(logits)} tokens,"
+            f" perplexity {perplexity(logits, texts):.4f},"
             f" relative error {relative_error(logits, exact):.5f}, same likeliest {agreement(logits, exact):.4f}"
         )
 
