@@ -172,6 +172,10 @@ class FakeTokenizer:
         shown = text if generate.text.return_prompt_text else ""
         inside = "!inside" in text
         self.send(peer, Accepted(generate.request_id, len(text.split()), ids, shown, starts_in_reasoning=inside))
+        if "!late" in text:  # it waits too long in the engine
+            late = Refused(generate.request_id, 503, "server_overloaded", "It has waited for too long.", None, 1.0)
+            self.later(0.2, lambda: self.send(peer, late))
+            return
         if "!hang" in text:
             return
         rows = [self._script(text, generate, choice) for choice in range(generate.n)]
