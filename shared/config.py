@@ -46,6 +46,9 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True):
     log_level: Annotated[str, Flag("how much is logged", "logging", choices=("debug", "info", "warning", "error"))] = (
         "info"
     )
+    log_format: Annotated[
+        str, Flag("json: one object a line, with every figure of a request", "logging", choices=("text", "json"))
+    ] = "text"
     parent_pid: Annotated[int | None, Flag("end when this parent process ends", "links", is_internal=True)] = None
 
 
@@ -67,6 +70,12 @@ class FrontendConfig(ServiceConfig, frozen=True, kw_only=True):
     api_key_file: Annotated[str | None, Flag("file of API keys, one a line", "access")] = None
     ui: Annotated[bool, Flag("serve the chat page at /", "serving")] = True
     open_metrics: Annotated[bool, Flag("serve /metrics without a key", "access")] = False
+    otlp_endpoint: Annotated[
+        str | None,
+        Flag(
+            "collector that gets a span for each request by OTLP/HTTP, http://HOST:4318; needs quire[otel]", "logging"
+        ),
+    ] = None
     cors_origin: Annotated[tuple[str, ...], Flag("origin of web pages that may call the API; * for any", "access")] = ()
     trust_request_chat_template: Annotated[
         bool,

@@ -12,13 +12,13 @@ import os
 import resource
 import signal
 import sys
-import time
 from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
 from .config import ServiceConfig, all_fields
 from .flags import parse
 from .link import Keys, Server
+from .log_lines import start_logging
 from .messages import ModelCard, Report
 from .parent_process import die_with_parent
 from .run_directory import NameTakenError, Registration, RunDirectory, RunDirectoryError, default_path
@@ -94,7 +94,7 @@ def bootstrap(kind: str, config_type: type[ConfigT], argv: Sequence[str] | None 
     config = parse(config_type, argv, prog=f"quire run {kind}", all_fields=all_fields())
     if config.parent_pid is not None:
         die_with_parent(config.parent_pid)
-    start_logging(config.log_level, config.name or kind)
+    start_logging(config.log_level, config.name or kind, config.log_format)
     raise_file_limit()
     # A supervisor that finds this service stalled asks for all stacks before it ends it.
     faulthandler.register(signal.SIGUSR1, all_threads=True)
@@ -102,21 +102,6 @@ def bootstrap(kind: str, config_type: type[ConfigT], argv: Sequence[str] | None 
         return Service(kind, config)
     except (RunDirectoryError, NameTakenError, ValueError) as error:
         sys.exit(f"quire: {error}")
-
-
-class _Format(logging.Formatter):
-    converter = time.localtime
-    default_msec_format = "%s.%03d"
-
-
-def start_logging(level: str, name: str) -> None:
-    """Lines on stderr: time, level, service, sentence."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(_Format(f"%(asctime)s %(levelname)-7s {name}: %(message)s"))
-    root = logging.getLogger("quire")
-    root.handlers[:] = [handler]
-    root.setLevel(level.upper())
-    root.propagate = False
 
 
 def raise_file_limit() -> None:

@@ -39,11 +39,16 @@ from .mailbox import ClientGone
 from .openapi import openapi
 from .playground import playground
 from .recent_errors import RecentErrors
+from .request_log import RequestFacts, RequestLog
+from .spans import Spans
 from .status import status
 from .streaming import Watchdog
 from .tokenizer_client import TokenizerClient
 
 logger = logging.getLogger("quire.frontend")
+
+_CLIENT_GONE = 499
+"""In logs only: nobody was there for a status."""
 
 Handler = Callable[["Application", Exchange], Awaitable[None]]
 
@@ -107,6 +112,8 @@ class Application:
         self.watchdog = Watchdog(self.config.keep_alive_interval, self.config.stall_timeout, loop)
         self.listener = listener
         self.errors = RecentErrors()
+        self.request_log = RequestLog()
+        self.spans = Spans.of(self.config, service.name)
         self.keys = keys
         self._router = Router(
             [Route(path, _Endpoint(self, handler), methods=list(methods)) for path, methods, handler in ROUTES],
@@ -153,11 +160,14 @@ class Application:
         except ApiError as error:
             await self._fail(exchange, error)
         except ClientGone:
-            pass
+            if exchange.facts is not None and exchange.facts.outcome == "ok":
+                exchange.facts.outcome = "client_gone"
         except Exception:
             logger.exception("request %s failed", exchange.request_id.decode())
             await self._fail(exchange, ApiError(INTERNAL_ERROR, "The server failed to answer this request."))
         finally:
+            if exchange.facts is not None:
+                self._tell(exchange, exchange.facts)
             if exchange.status:
                 self.metrics.counter("quire_http_responses_total", status=str(exchange.status)).add()
 
@@ -175,7 +185,16 @@ class Application:
         except HTTPException as error:
             raise _routing_error(error, scope) from None
 
+    def _tell(self, exchange: Exchange, facts: RequestFacts) -> None:
+        """The request has ended."""
+        facts.status = exchange.status or _CLIENT_GONE
+        facts.ended_at = time.time()
+        if self.request_log.write(facts) and self.spans is not None:
+            self.spans.write(exchange, facts)
+
     async def _fail(self, exchange: Exchange, error: ApiError) -> None:
+        if exchange.facts is not None:
+            exchange.facts.outcome = error.code
         self.errors.note(error, exchange.request_id.decode())
         if exchange.has_started:
             return

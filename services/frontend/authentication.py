@@ -41,7 +41,7 @@ class Keys:
         return cls(tuple(keys), config.open_metrics)
 
     def check(self, raw_path: bytes, authorization: bytes | None) -> str:
-        """A name for the caller's key, empty where keys do not matter. `raw_path`: as it was sent.
+        """A name for the caller's key that does not tell it, empty where there are none. `raw_path`: as it was sent.
 
         Raises ApiError (401): whatever is not open needs a key, also what is not there.
         """
@@ -53,7 +53,12 @@ class Keys:
             raise ApiError(INVALID_API_KEY, message)
         if not self._has(given):
             raise ApiError(INVALID_API_KEY, "The API key is not one of this server's keys.")
-        return hashlib.sha256(given).hexdigest()[:16] if len(self._keys) > 1 else ""
+        return hashlib.sha256(given).hexdigest()[:16]
+
+    @property
+    def are_several(self) -> bool:
+        """Whether callers with different keys must be kept apart."""
+        return len(self._keys) > 1
 
     def knows(self, authorization: bytes | None) -> bool:
         """Whether the caller may be told what goes on inside."""

@@ -13,6 +13,7 @@ from typing import Any
 from quire.shared.errors import BODY_TOO_LARGE, UNSUPPORTED_MEDIA_TYPE, ApiError
 
 from .mailbox import ClientGone
+from .request_log import RequestFacts
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -26,7 +27,17 @@ _SANE_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 class Exchange:
     """`request_id` is the client's X-Request-Id if it sent a sane one, else `own_id`."""
 
-    __slots__ = ("_receive", "common_headers", "has_started", "key_name", "request_id", "scope", "send", "status")
+    __slots__ = (
+        "_receive",
+        "common_headers",
+        "facts",
+        "has_started",
+        "key_name",
+        "request_id",
+        "scope",
+        "send",
+        "status",
+    )
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, own_id: str) -> None:
         self.scope = scope
@@ -36,10 +47,12 @@ class Exchange:
         given = self.header(b"x-request-id")
         self.request_id = given if given is not None and _SANE_ID.fullmatch(given) else own_id.encode()
         self.common_headers: Headers = [(b"x-request-id", self.request_id)]
+        self.facts: RequestFacts | None = None
+        """For the log, of a request that has some."""
         self.has_started = False
         self.status = 0
         self.key_name = ""
-        """Tells callers with different API keys apart; empty when there is only one key."""
+        """A hash of the API key; empty when there are no keys."""
 
     def header(self, name: bytes) -> bytes | None:
         for key, value in self.scope["headers"]:

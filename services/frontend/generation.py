@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import hashlib
-import logging
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -32,13 +31,12 @@ from .mailbox import ClientGone, Delta, Mailbox
 from .parsed_chat import ParsedChatAnswer
 from .parsed_request import ParsedRequest
 from .protocol import unsupported
+from .request_log import RequestFacts
 from .sampling import logprobs_of, max_tokens_of, sampling_params, text_params
 from .streaming import EventStream
 
 if TYPE_CHECKING:
     from .app import Application
-
-logger = logging.getLogger("quire.frontend")
 
 _FULL_BELOW = (RATE_LIMIT_EXCEEDED.code, SERVER_OVERLOADED.code)
 """Refusals that pass: the door knows when there will be room."""
@@ -62,18 +60,23 @@ def _chat_answer(asked: Asked, accepted: list[Accepted], tally: Tally) -> Answer
 class Endpoint(msgspec.Struct, frozen=True):
     """In what the endpoints differ."""
 
+    operation: str
+    """As OpenTelemetry calls it."""
     parse: Callable[[bytes], ParsedRequest]
     write_id: Callable[..., str]
     answer: Callable[[Asked, list[Accepted], Tally], Answer]
 
 
-CHAT = Endpoint(_parse_chat, chat_id, _chat_answer)
-COMPLETION = Endpoint(_parse_completion, completion_id, CompletionAnswer)
+CHAT = Endpoint("chat", _parse_chat, chat_id, _chat_answer)
+COMPLETION = Endpoint("text_completion", _parse_completion, completion_id, CompletionAnswer)
 
 
 async def generate(app: Application, exchange: Exchange, endpoint: Endpoint) -> None:
     """Answer one request. Raises ApiError while nothing was sent, and ClientGone."""
     arrival = time.time()
+    facts = exchange.facts = RequestFacts(
+        arrival, exchange.request_id.decode(), endpoint.operation, exchange.scope["path"], exchange.key_name[:8]
+    )
     card = app.admission.look(app.client.card, app.waiting_for)
     max_size = app.config.max_body_size
     size = exchange.declared_size(max_size)
@@ -85,8 +88,9 @@ async def generate(app: Application, exchange: Exchange, endpoint: Endpoint) -> 
         generates = _generates(app, exchange, parsed, card, arrival)
         asked = _asked(endpoint.write_id(generates[0].request_id), parsed, card, arrival)
         permit.change(card, Held(asked.num_choices, tokens_in(len(body), len(parsed.prompts), card), len(body)))
-        generation = _Generation(app, exchange, endpoint, asked, generates, permit, arrival)
-        await generation.run(bool(parsed.request.stream))
+        facts.id, facts.model, facts.num_choices = asked.id, asked.model, asked.num_choices
+        facts.is_streamed = bool(parsed.request.stream)
+        await _Generation(app, exchange, endpoint, asked, generates, permit, facts).run(facts.is_streamed)
 
 
 def _generates(
@@ -105,7 +109,7 @@ def _generates(
     if (max_tokens := max_tokens_of(request, card)) is not None:
         app.metrics.histogram("vllm:request_params_max_tokens").observe(max_tokens)
     salt = request.cache_salt or ""
-    if exchange.key_name:
+    if app.keys.are_several:
         salt = f"{exchange.key_name}:{salt}"  # callers with different keys share no cached prefix
     priority, max_queue = request.priority or 0, app.config.queue_timeout
     return [
@@ -161,7 +165,7 @@ class _Generation:
         asked: Asked,
         generates: list[Generate],
         permit: Permit,
-        arrival: float,
+        facts: RequestFacts,
     ) -> None:
         self._app = app
         self._exchange = exchange
@@ -169,12 +173,11 @@ class _Generation:
         self._asked = asked
         self._generates = generates
         self._permit = permit
-        self._arrival = arrival
+        self._facts = facts
         self._mailbox = Mailbox(asked.num_prompts, asked.num_choices, app.loop)
         self._mailbox.on_begin = permit.begin
         self._mailbox.wants_output_ids = asked.parsing is not None and bool(asked.parsing.reasoning_format)
         self._records = []
-        self._outcome = "ok"
 
     async def run(self, is_streamed: bool) -> None:
         self._records = self._app.client.submit(self._generates, self._mailbox)
@@ -188,11 +191,8 @@ class _Generation:
                 await self._stream(answer, tally)
             else:
                 await self._exchange.respond(200, await self._whole(answer, tally))
-        except ClientGone:
-            self._outcome = "client gone"
-            raise
         except ApiError as error:
-            self._outcome = error.code
+            self._facts.outcome = error.code
             if error.code in _FULL_BELOW:
                 error.retry_after_seconds = max(error.retry_after_seconds or 1, self._app.admission.retry_seconds())
             if not self._exchange.has_started:
@@ -201,7 +201,7 @@ class _Generation:
         finally:
             watcher.cancel()
             self._app.client.abort(self._records, "client_gone")
-            self._log(tally)
+            self._note(tally)
 
     async def _settled(self) -> list[Accepted]:
         """Every prompt's yes. Raises ApiError."""
@@ -256,7 +256,7 @@ class _Generation:
         except asyncio.CancelledError:
             if not is_stalled:
                 raise
-            self._outcome = "slow reader"
+            self._facts.outcome = "slow_reader"
             raise ClientGone from None
         finally:
             self._app.watchdog.remove(stream)
@@ -279,21 +279,16 @@ class _Generation:
         return answer.whole([choice for choice in choices if choice is not None])
 
     def _on_first(self) -> None:
-        self._app.metrics.histogram("vllm:time_to_first_token_seconds").observe(time.time() - self._arrival)
+        now = self._facts.first_token_at = time.time()
+        self._app.metrics.histogram("vllm:time_to_first_token_seconds").observe(now - self._facts.arrival)
 
-    def _log(self, tally: Tally | None) -> None:
-        seconds = time.time() - self._arrival
+    def _note(self, tally: Tally | None) -> None:
+        """What the log wants to know; `tally`: unless it ended before it began."""
+        facts = self._facts
+        facts.queue_seconds = self._mailbox.queue_seconds
         if tally is None:
-            logger.info("%s %s after %.3f s, before it began", self._asked.id, self._outcome, seconds)
             return
-        if self._outcome == "ok":
-            self._app.metrics.histogram("vllm:e2e_request_latency_seconds").observe(seconds)
-        logger.info(
-            "%s %s after %.3f s: %d prompt tokens, %d output tokens, %s",
-            self._asked.id,
-            self._outcome,
-            seconds,
-            tally.prompt_tokens,
-            tally.output_tokens,
-            ",".join(sorted(set(tally.reasons))) or "no end",
-        )
+        facts.prompt_tokens, facts.cached_tokens = tally.prompt_tokens, tally.cached_tokens
+        facts.output_tokens, facts.finish_reasons = tally.output_tokens, sorted(set(tally.reasons))
+        if not tally.num_open:
+            self._app.metrics.histogram("vllm:e2e_request_latency_seconds").observe(time.time() - facts.arrival)

@@ -101,6 +101,8 @@ class Frontend:
             self._reader.close()
             self._app.client.close()
             self._link.close()
+            if self._app.spans is not None:
+                self._app.spans.close()
 
     async def _until_ready(self) -> None:
         """For some seconds at most: a sibling that never gets ready must say so too."""
@@ -154,6 +156,7 @@ class Frontend:
         if state != self._state:
             logger.info("%s%s", state, f" at {self.url}" if state == "ready" else f": {self._app.waiting_for}")
         self._state = state
+        self._app.request_log.look()
         self._app.metrics.gauge("quire_event_loop_lag_seconds").set(self._lag)
         self._lag = 0.0
         known = self._app.client.known

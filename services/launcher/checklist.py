@@ -5,17 +5,17 @@ The supervisor's observer of `quire serve` and `quire run engine`. Prints throug
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable
 
+from quire.shared.log_lines import read
 from quire.shared.messages import Report
 
 from .child import Child, Ending
 from .terminal import Terminal, size
 
-_CHATTY = re.compile(r"^\S+ \S+ (?:DEBUG|INFO)\s")
-"""Log lines that the checklist says better while services start."""
+_CHATTY = ("DEBUG", "INFO")
+"""Levels of log lines that the checklist says better while services start."""
 
 
 class Checklist:
@@ -44,7 +44,7 @@ class Checklist:
             self._await(child, report)
 
     def printed(self, child: Child, line: str) -> None:
-        if self._is_up or self._is_verbose or self._is_stopping or not _CHATTY.match(line):
+        if self._is_up or self._is_verbose or self._is_stopping or (read(line) or ("",))[0] not in _CHATTY:
             self._terminal.line(line)
 
     def ended(self, child: Child, ending: Ending, is_expected: bool) -> None:

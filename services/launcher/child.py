@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import signal
 import subprocess
 import time
@@ -18,13 +17,13 @@ from typing import IO
 
 import msgspec
 
+from quire.shared.log_lines import read
 from quire.shared.messages import Report
 
 from .topology import ServiceSpec, child_environment
 
 _TAIL_LINES = 50
 _MAX_LINE_BYTES = 16 * 1024
-_LOG_PREFIX = re.compile(r"^\S+ \S+ (?:DEBUG|INFO|WARNING|ERROR|CRITICAL)\s+\S+: |^quire: ")
 
 
 class Ending(msgspec.Struct, frozen=True):
@@ -147,4 +146,7 @@ class Child:
             return self._verdict
         if self.report is not None and self.report.state == "failed" and self.report.detail:
             return self.report.detail
-        return _LOG_PREFIX.sub("", self._tail[-1]).strip() if self._tail else ""
+        if not self._tail:
+            return ""
+        found = read(self._tail[-1])
+        return (found[1] if found is not None else self._tail[-1].removeprefix("quire: ")).strip()

@@ -13,16 +13,17 @@ from typing import Any
 
 from quire.shared.config import EngineConfig, LauncherConfig, WorkerConfig, all_fields
 from quire.shared.flags import add_to, build, settle
+from quire.shared.log_lines import start_logging
 from quire.shared.parent_process import die_with_parent
 from quire.shared.run_directory import RunDirectory, RunDirectoryError, default_path
-from quire.shared.service import raise_file_limit, start_logging
+from quire.shared.service import raise_file_limit
 
 from .checklist import Checklist
 from .crash_policy import RestartOnLoss, StopOnLoss
+from .json_terminal import terminal_of
 from .preflight import LaunchError, check_host, check_model, check_tensor_parallel
 from .server_directories import remove_files
 from .supervisor import Supervisor
-from .terminal import Terminal
 from .topology import KINDS, Topology
 
 
@@ -52,7 +53,7 @@ def _run_engine(argv: list[str]) -> int:
     config = build(LauncherConfig, {key: value for key, value in values.items() if key != "name"})
     if config.parent_pid is not None:
         die_with_parent(config.parent_pid)
-    start_logging("warning" if config.log_level == "info" else config.log_level, "launcher")
+    start_logging("warning" if config.log_level == "info" else config.log_level, "launcher", config.log_format)
     raise_file_limit()
     try:
         check_host()
@@ -63,7 +64,7 @@ def _run_engine(argv: list[str]) -> int:
     except (LaunchError, RunDirectoryError) as error:
         print(f"quire: {error}", file=sys.stderr)
         return 1
-    terminal = Terminal()
+    terminal = terminal_of(config.log_format)
     checklist = Checklist(
         terminal, config.log_level, lambda seconds, reports: [f"engine-{index} is ready in {seconds:.1f} s"]
     )

@@ -14,13 +14,15 @@ from typing import Any
 
 from quire.shared.config import CONFIG_TYPES, FrontendConfig, LauncherConfig, all_fields
 from quire.shared.flags import add_to, build, settle
+from quire.shared.log_lines import start_logging
 from quire.shared.messages import Report
 from quire.shared.parent_process import die_with_parent
 from quire.shared.run_directory import RunDirectoryError
-from quire.shared.service import raise_file_limit, start_logging
+from quire.shared.service import raise_file_limit
 
 from .checklist import Checklist
 from .crash_policy import RestartOnLoss, StopOnLoss
+from .json_terminal import terminal_of
 from .preflight import LaunchError, check_host, check_model, check_tensor_parallel, reserve_port
 from .server_directories import ServerDirectory
 from .supervisor import Supervisor
@@ -62,7 +64,7 @@ def serve(argv: list[str]) -> int:
     config = build(LauncherConfig, values)
     if config.parent_pid is not None:
         die_with_parent(config.parent_pid)
-    start_logging("warning" if config.log_level == "info" else config.log_level, "launcher")
+    start_logging("warning" if config.log_level == "info" else config.log_level, "launcher", config.log_format)
     raise_file_limit()
     try:
         check_host()
@@ -82,7 +84,7 @@ def _supervise(values: dict[str, Any], config: LauncherConfig, directory: Server
     if not config.restart:
         values = {"resume": False, **values}  # nothing comes back to go on with
     topology = Topology(values, str(directory.path))
-    terminal = Terminal()
+    terminal = terminal_of(config.log_format)
     terminal.line(_headline(values))
     checklist = Checklist(
         terminal, config.log_level, lambda seconds, reports: _closing(terminal, values, seconds, reports)

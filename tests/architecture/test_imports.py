@@ -28,6 +28,7 @@ ONLY_IN = {
     "triton": {"services/worker", "kernels"},
     "starlette": {"services/frontend"},
     "uvicorn": {"services/frontend"},
+    "opentelemetry": {"services/frontend/spans.py"},
     "zmq": {"shared/link.py"},
     "tokenizers": {"services/tokenizer"},
     "jinja2": {"services/tokenizer"},
