@@ -8,6 +8,7 @@ Hq query heads, Hkv key-value heads, D head_dim, V vocabulary. Caches are
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,38 +21,49 @@ from .cpu.native.build import BuildError
 from .cpu.weight_memory import empty_weight
 from .dispatch import backend_for, backend_name, backend_of, use
 from .ragged_batch import RaggedBatch
+from .slot_state import ALWAYS, SUPPRESSED, SlotState, TokenCounts, num_mask_words
 from .step_tensors import StepTensors
 
 __all__ = [
+    "ALWAYS",
+    "SUPPRESSED",
     "BuildError",
     "LinearChoice",
     "PackedWeight",
     "QuantizedRows",
     "RaggedBatch",
+    "SlotState",
     "StepTensors",
+    "TokenCounts",
     "add_rms_norm",
     "add_rms_norm_fp8",
     "append_tokens",
     "apply_penalties",
     "backend_name",
     "choose_linear",
+    "copy_block_pairs",
     "copy_blocks",
     "empty_weight",
     "gated_activation",
     "gated_activation_fp8",
     "greedy",
     "linear",
+    "make_sampling_workspace",
+    "num_mask_words",
     "pack_linear",
     "paged_attention",
     "prepare_inputs",
+    "remember_tokens",
     "rms_norm",
     "rms_norm_fp8",
     "rope_and_cache",
     "rows_are_finite",
     "sample",
+    "sample_slots",
     "token_logprobs",
     "use",
     "weight_rows",
+    "write_words",
 ]
 
 
@@ -142,7 +154,7 @@ def rope_and_cache(
     """Norm q and k per head (if weights [D] are given), rotate them, write k and v to the cache.
 
     qkv [T, (Hq + 2 Hkv) * D]; cos_sin float32 [max_positions, D], cosines then sines of D/2 angles;
-    positions int32 [T]; slot_mapping int32 [T], block * block_size + offset of each token.
+    positions int32 [T]; slot_mapping int32 [T], block * block_size + offset of each token, -1 for one that pads.
     An fp8 cache holds keys and values divided by cache_scales (None: by 1), saturating.
     Returns q [T, Hq, D]; qkv may be overwritten.
     """
@@ -214,6 +226,20 @@ def copy_blocks(caches: torch.Tensor, pairs: list[tuple[int, int]]) -> None:
     backend_of(caches).copy_blocks(caches, pairs)
 
 
+def copy_block_pairs(caches: torch.Tensor, pairs: torch.Tensor) -> None:
+    """The same for pairs int32 [P, 2] (from block, to block) on the device. No block is both copied and copied to."""
+    backend_of(caches).copy_block_pairs(caches, pairs)
+
+
+def write_words(target: torch.Tensor, packed: torch.Tensor, segments: torch.Tensor) -> None:
+    """Put words of packed int32 [P] where they belong in target int32 [W], in place.
+
+    segments int32 [S, 3]: the first word's place in target, its place in packed, how many words follow one another.
+    No two write the same word.
+    """
+    backend_of(target).write_words(target, packed, segments)
+
+
 def rows_are_finite(logits: torch.Tensor) -> torch.Tensor:
     """Whether a row [V] of logits [N, V] holds no NaN and no infinity. bool [N]."""
     return backend_of(logits).rows_are_finite(logits)
@@ -257,6 +283,39 @@ def sample(
     uniforms float64 [N] in [0, 1). A row's draw depends on nothing but the row.
     """
     return backend_of(logits).sample(logits, temperature, top_k, top_p, min_p, uniforms)
+
+
+def make_sampling_workspace(max_rows: int, vocab_size: int, device: torch.device) -> Any:
+    """What sample_slots works in; a backend's own."""
+    return backend_of(torch.empty(0, device=device)).make_sampling_workspace(max_rows, vocab_size, device)
+
+
+def remember_tokens(counts: TokenCounts, slot: int, token_ids: torch.Tensor, num_prompt: int) -> None:
+    """A slot is taken by a row that has token_ids int32 [L], of which the first num_prompt are its prompt."""
+    backend_of(token_ids).remember_tokens(counts, slot, token_ids, num_prompt)
+
+
+def sample_slots(
+    logits: torch.Tensor,
+    slots: torch.Tensor,
+    grammar_rows: torch.Tensor,
+    grammar: torch.Tensor,
+    state: SlotState,
+    workspace: Any,
+    token_ids: torch.Tensor,
+    is_ok: torch.Tensor,
+) -> None:
+    """One token for each row of logits [N, V], which stay as they are, into token_ids int32 [N].
+
+    slots int32 [N], distinct, -1 for a row that only fills up a graph. grammar_rows int32 [N]: the row of the
+    packed bits grammar int32 [G, ceil(V / 32)] that says what is allowed, -1 for all. is_ok bool [N]: False where the
+    logits hold a NaN or an infinity, or nothing may be drawn; there the token is 0 and the slot is left as it was.
+
+    Edits, grammar, penalties, temperature, cuts, then the draw (Gumbel-max, by the slot's seed and output position),
+    which is counted in the slot; nothing of it passes the host.
+    """
+    given = (logits, slots, grammar_rows, grammar, state, workspace, token_ids, is_ok)
+    backend_of(logits).sample_slots(*given)
 
 
 def token_logprobs(

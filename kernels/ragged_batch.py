@@ -21,7 +21,8 @@ class RaggedBatch:
     On the device: `block_tables` int32 [B, max_blocks] (entries past a row's end are any valid block),
     `cu_q` int32 [B + 1] (row b's queries are cu_q[b] : cu_q[b + 1]), `seq_lens` int32 [B] (tokens a row
     has in the cache once this step's are written; its queries are the last of them).
-    The same on the host, as numpy: `host_block_tables`, `host_cu_q`, `host_seq_lens`.
+    The same on the host, as numpy: `host_block_tables`, `host_cu_q`, `host_seq_lens`; empty, and is_host_known
+    False, for a batch made by `on_device`.
     """
 
     __slots__ = (
@@ -32,6 +33,7 @@ class RaggedBatch:
         "host_block_tables",
         "host_cu_q",
         "host_seq_lens",
+        "is_host_known",
         "max_q_len",
         "max_seq_len",
         "num_decode_rows",
@@ -61,5 +63,26 @@ class RaggedBatch:
         self.num_decode_rows = int(np.argmax(q_lens != 1)) if (q_lens != 1).any() else len(q_lens)
         self.max_q_len = int(q_lens.max(initial=0))
         self.max_seq_len = int(host_seq_lens.max(initial=0))
+        self.is_host_known = True
         self.derived: dict[Any, Any] = {}
         """A backend's own, by its own keys."""
+
+    @classmethod
+    def on_device(
+        cls,
+        block_tables: torch.Tensor,
+        cu_q: torch.Tensor,
+        seq_lens: torch.Tensor,
+        block_size: int,
+        num_decode_rows: int,
+    ) -> RaggedBatch:
+        """Of a step that is put together on the device; a graph's may be used again when the tensors have changed.
+
+        num_decode_rows: of how many rows it is known that they have one query token (0: of none). A row of
+        seq_len 0, which has no query tokens or one, pads the batch; what is behind the last row's tokens does too.
+        """
+        none = np.empty(0, np.int32)
+        made = cls(block_tables, cu_q, seq_lens, none.reshape(0, 0), none, none, block_size)
+        made.is_host_known = False
+        made.num_rows, made.num_decode_rows = len(seq_lens), num_decode_rows
+        return made

@@ -323,6 +323,18 @@ class WorkerConfig(ServiceConfig, frozen=True, kw_only=True):
         bool,
         Flag("fill KV blocks with NaN until they are written (slow; for tests)", "debugging", is_internal=True),
     ] = False
+    enforce_eager: Annotated[
+        bool, Flag("launch every step's kernels one by one: no CUDA graphs, whose memory goes to the KV cache", "model")
+    ] = False
+    runner: Annotated[
+        str,
+        Flag(
+            "where the batch is kept and who waits for a step: auto is device on a GPU, host on a CPU",
+            "debugging",
+            choices=("auto", "host", "device"),
+            is_internal=True,
+        ),
+    ] = "auto"
 
 
 class LauncherConfig(ServiceConfig, frozen=True, kw_only=True):

@@ -26,6 +26,9 @@ _FAST_SECONDS = (
     0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5,
     0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0,
 )  # fmt: skip
+_HOST_SECONDS = (
+    0.00005, 0.0001, 0.00015, 0.0002, 0.0003, 0.0004, 0.0005, 0.0006, 0.0008, 0.001, 0.0015, 0.002, 0.005, 0.01, 0.1,
+)  # fmt: skip
 _REQUEST_SECONDS = (
     0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0,
     480.0, 960.0, 1920.0, 7680.0,
@@ -72,6 +75,8 @@ _FAMILIES = (
     _gauge("quire_engine_last_step_age_seconds", "engine", "Time since the last step.", is_merged_by_max=True),
     _counter("quire_nan_rows_total", "engine", "Rows ended because their logits were not finite."),
     _counter("quire_steps_total", "engine", "Steps."),
+    # --- worker
+    _histogram("quire_worker_host_seconds", "worker", "From a plan's receipt to its launch on a GPU.", _HOST_SECONDS),
     # --- tokenizer
     _histogram("quire_encode_seconds", "tokenizer", "From Generate to the prompt's token ids.", _FAST_SECONDS),
     _gauge("quire_tokenizer_requests", "tokenizer", "Requests a tokenizer holds."),

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from ..ragged_batch import Ints, RaggedBatch
+from .padded_attention import attend_padded
 
 _GROUP_TOKENS = 32768
 """Padded tokens gathered at once for decode rows; bounds the memory a layer needs."""
@@ -60,6 +61,12 @@ def paged_attention(
     window: int | None,
     cache_scales: tuple[float, float] | None = None,
 ) -> torch.Tensor:
+    if not batch.is_host_known:
+
+        def attend(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, there: RaggedBatch) -> torch.Tensor:
+            return paged_attention(q, keys, values, there, scale, window, cache_scales)
+
+        return attend_padded(attend, q, key_cache, value_cache, batch)
     scales = cache_scales or (1.0, 1.0)
     num_kv_heads = key_cache.shape[1]
     key = ("torch", window, num_kv_heads, q.dtype)

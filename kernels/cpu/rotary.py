@@ -34,7 +34,10 @@ def rope_and_cache(
 
 
 def _write(x: torch.Tensor, cache: torch.Tensor, slot_mapping: torch.Tensor, scale: float) -> None:
-    """x [T, Hkv, D] to the cache; to an fp8 one divided by `scale` and saturating."""
+    """x [T, Hkv, D] to the cache; to an fp8 one divided by `scale` and saturating. Negative slots pad."""
+    is_token = slot_mapping >= 0
+    if not bool(is_token.all()):
+        x, slot_mapping = x[is_token], slot_mapping[is_token]
     block_size = cache.shape[2]
     blocks, offsets = slot_mapping // block_size, slot_mapping % block_size
     if cache.dtype.itemsize > 1:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from ..cpu import *  # noqa: F403
-from . import activation, fp8, logprobs, norm, penalties, sampling
+from . import activation, fp8, logprobs, norm, penalties, sampling, writes
 from .activation import gated_activation, gated_activation_fp8
 from .attention import launches as attention_launches
 from .attention import paged_attention
@@ -16,8 +16,12 @@ from .launch import Dims, Launch, compile_all
 from .linear_fp8 import fp8_kind
 from .logprobs import token_logprobs
 from .norm import add_rms_norm, add_rms_norm_fp8, rms_norm, rms_norm_fp8
+from .penalties import remember_tokens
 from .rope_and_cache import launches as rope_and_cache_launches
 from .rope_and_cache import rope_and_cache
+from .sampling import sample_slots
+from .sampling_state import make_sampling_workspace
+from .writes import copy_block_pairs, write_words
 
 __all__ = [
     "Dims",
@@ -26,16 +30,21 @@ __all__ = [
     "add_rms_norm_fp8",
     "append_tokens",
     "compile_all",
+    "copy_block_pairs",
     "fp8_kind",
     "gated_activation",
     "gated_activation_fp8",
     "launches",
+    "make_sampling_workspace",
     "paged_attention",
     "prepare_inputs",
+    "remember_tokens",
     "rms_norm",
     "rms_norm_fp8",
     "rope_and_cache",
+    "sample_slots",
     "token_logprobs",
+    "write_words",
 ]
 
 _LAUNCHES = (
@@ -48,6 +57,7 @@ _LAUNCHES = (
     penalties.launches,
     sampling.launches,
     logprobs.launches,
+    writes.launches,
 )
 """Of every module with kernels."""
 

@@ -6,32 +6,14 @@ it on the host. `penalised` is the arithmetic, used by the sampler's pass over t
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 import triton
 import triton.language as tl
 
+from ..slot_state import TokenCounts, make_counts
 from .launch import Dims, Launch, ceil_div
 
 _BLOCK = 1024
-
-
-class TokenCounts(NamedTuple):
-    """Of each slot: one row."""
-
-    outputs: torch.Tensor
-    """int32 [slots, V]"""
-    prompt: torch.Tensor
-    """int32 [slots, ceil(V / 32)]: bit id % 32 of word id // 32 is set for the ids of the prompt."""
-
-
-def make_counts(num_slots: int, vocab_size: int, device: torch.device) -> TokenCounts:
-    words = ceil_div(vocab_size, 32)
-    return TokenCounts(
-        torch.zeros(num_slots, vocab_size, dtype=torch.int32, device=device),
-        torch.zeros(num_slots, words, dtype=torch.int32, device=device),
-    )
 
 
 @triton.jit
@@ -69,8 +51,7 @@ def _remember(token_ids, num_prompt, num_tokens, outputs, prompt, BLOCK: tl.cons
     tl.atomic_add(outputs + ids, 1, mask=(at >= num_prompt) & (at < num_tokens), sem="relaxed")
 
 
-def remember(counts: TokenCounts, slot: int, token_ids: torch.Tensor, num_prompt: int) -> None:
-    """A slot is taken by a request that has token_ids int32 [L], of which the first num_prompt are its prompt."""
+def remember_tokens(counts: TokenCounts, slot: int, token_ids: torch.Tensor, num_prompt: int) -> None:
     counts.outputs[slot].zero_()
     counts.prompt[slot].zero_()
     if len(token_ids):

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import torch
 
+from ..slot_state import SlotState, make_slots
 from .launch import Dims, Launch, ceil_div, next_power_of_2
 from .sampling_kernels import sampling_finish, sampling_pass
-from .sampling_state import CANDIDATES, GROUP, TILE, SlotState, Workspace, make_slots, make_workspace
+from .sampling_state import CANDIDATES, GROUP, TILE, Workspace, make_sampling_workspace
 
 
 def sample_slots(
@@ -24,12 +25,6 @@ def sample_slots(
     token_ids: torch.Tensor,
     is_ok: torch.Tensor,
 ) -> None:
-    """One token for each row of logits [N, V], which stay as they are, into token_ids int32 [N].
-
-    slots int32 [N], distinct, -1 for a row that only fills up a graph. grammar_rows int32 [N]: the row of the
-    packed bits grammar int32 [G, ceil(V / 32)] that says what is allowed, -1 for all. is_ok bool [N]: False where the
-    logits hold a NaN or an infinity, or nothing may be drawn; there the token is 0 and the slot is left as it was.
-    """
     if logits.shape[0]:
         for launch in _launches(logits, slots, grammar_rows, grammar, state, workspace, token_ids, is_ok):
             launch.run()
@@ -93,7 +88,7 @@ def launches(dims: Dims) -> list[Launch]:
         rows,
         state.counts.prompt,
         state,
-        make_workspace(2, vocab_size, device),
+        make_sampling_workspace(2, vocab_size, device),
         rows,
         torch.empty(2, dtype=torch.bool, device=device),
     )

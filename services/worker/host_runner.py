@@ -13,11 +13,12 @@ import torch
 from quire.shared.messages import Plan, StepResult, TokenLogprobs
 
 from .attention_metadata import to_device
-from .batch_state import BatchState, Limits, StepInputs
+from .batch_state import BatchState, StepInputs
 from .kv_cache import KVCache
 from .logprobs import prompt_logprobs
 from .sampler import Sampled, sample_rows
 from .sampling_state import SamplingState
+from .slot_lengths import Limits
 from .step_runner import Model
 
 _NO_TOKENS = Sampled(np.empty(0, np.int32), [], [])
@@ -109,3 +110,12 @@ class HostRunner:
         sampled = sample_rows(logits, slots, self._batch)
         self._batch.append(slots, sampled.token_ids)
         return sampled, of_prompts
+
+
+def make_host_runner(
+    model: Model, kv_cache: KVCache, cos_sin: torch.Tensor, limits: Limits, eos_token_ids: list[int]
+) -> HostRunner:
+    """Warmed up."""
+    runner = HostRunner(model, kv_cache, cos_sin, limits, eos_token_ids)
+    runner.warm_up()
+    return runner

@@ -52,3 +52,11 @@ class KVCache:
         """Block `to` becomes block `from` in every layer, one pair after the other."""
         kernels.copy_blocks(self.keys, pairs)
         kernels.copy_blocks(self.values, pairs)
+
+    def copy_block_pairs(self, pairs: torch.Tensor, ends: list[int]) -> None:
+        """The same of pairs int32 [P, 2] on the device, in runs that end where `ends` says, each disjoint."""
+        begin = 0
+        for end in ends:
+            kernels.copy_block_pairs(self.keys, pairs[begin:end])
+            kernels.copy_block_pairs(self.values, pairs[begin:end])
+            begin = end

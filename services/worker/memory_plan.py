@@ -5,6 +5,8 @@ Knows what the largest step needs at once; what does not fit is an error that na
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from msgspec import Struct
 
@@ -58,16 +60,21 @@ def plan_memory(
     weight_bytes: int,
     free_bytes: int,
     cache_dtype: torch.dtype | None = None,
+    beside: Sequence[tuple[str, int]] = (),
 ) -> MemoryPlan:
-    """`free_bytes`: what can still be taken, weights being there already. Raises DeviceError."""
+    """`free_bytes`: what can still be taken, weights being there already; `beside`: (what, bytes) that is to be there
+
+    too. Raises DeviceError.
+    """
     if wanted.max_model_len is not None and wanted.max_model_len > config.max_model_len:
         raise DeviceError(
             f"--max-model-len {wanted.max_model_len} is more than the {config.max_model_len} the checkpoint is made for"
         )
     of_block = block_bytes(config, wanted.block_size, cache_dtype or dtype)
     workspace = workspace_bytes(config, wanted, dtype)
+    taken = workspace + sum(size for _, size in beside)
     longest = wanted.max_model_len or config.max_model_len
-    kv_bytes = _kv_bytes(wanted, device, weight_bytes, workspace, free_bytes)
+    kv_bytes = _kv_bytes(wanted, device, weight_bytes, taken, free_bytes)
     # One block more a row than its text takes: the step ahead may write one token beyond it.
     most = wanted.max_num_seqs * (-(-longest // wanted.block_size) + 1)
     num_blocks = kv_bytes // of_block
@@ -76,7 +83,7 @@ def plan_memory(
     least = -(-(wanted.max_model_len or 2) // wanted.block_size)
     if num_blocks < least:
         raise DeviceError(_too_small(wanted, of_block * least, max(0, kv_bytes)))
-    parts = [("weights", weight_bytes), ("workspace", workspace), ("kv cache", num_blocks * of_block)]
+    parts = [("weights", weight_bytes), ("workspace", workspace), *beside, ("kv cache", num_blocks * of_block)]
     return MemoryPlan(num_blocks, min(longest, num_blocks * wanted.block_size), parts)
 
 

@@ -14,16 +14,17 @@ import torch
 from quire import kernels
 from quire.shared.messages import Configure, Plan, StepResult, WorkerReady
 
-from .batch_state import Limits
 from .debugging import Debugging
 from .device import available_bytes, cache_dtype
+from .device_setup import is_device_runner, make_device_runner, reserved_parts
 from .errors import PlanError
 from .freed_memory import keep_freed_memory
-from .host_runner import HostRunner
+from .host_runner import make_host_runner
 from .kv_cache import KVCache
 from .layers.rotary import cos_sin_table
 from .loaded_model import load_model
 from .memory_plan import MemoryPlan, plan_memory
+from .slot_lengths import Limits
 from .step_runner import StepRunner
 from .tensor_parallel import ALONE, RankGroup
 
@@ -44,7 +45,11 @@ class ModelRunner:
         load_format: str = "auto",
         kv_cache_dtype: str = "auto",
         debugging: Debugging = Debugging(),  # noqa: B008  a frozen value
+        runner: str = "auto",
+        enforce_eager: bool = False,
     ) -> None:
+        self._wanted_runner = runner
+        self._has_graphs = not enforce_eager
         loaded = load_model(folder, device, dtype, threads, on_progress, linear, quantization, group, load_format)
         self.config = loaded.config
         self.eos_token_ids = loaded.eos_token_ids
@@ -71,6 +76,8 @@ class ModelRunner:
             self._steps.close()
         self._steps = self._kv_cache = None
         free_bytes = available_bytes(self.placement.device, self.group.size)
+        is_device = is_device_runner(self._wanted_runner, self.placement.device)
+        beside = reserved_parts(self.config, wanted, self.placement.dtype, self._has_graphs) if is_device else []
         plan = plan_memory(
             self.config,
             wanted,
@@ -79,6 +86,7 @@ class ModelRunner:
             self.weight_bytes,
             free_bytes,
             self._cache_dtype,
+            beside,
         )
         plan = plan.with_blocks(self.group.smallest(plan.num_blocks, self.placement.device), wanted.block_size)
         limits = self.limits = Limits(
@@ -96,8 +104,11 @@ class ModelRunner:
             keep_freed_memory(False)
             self._kv_cache = KVCache(self.config, self.placement, plan.num_blocks, wanted.block_size, self._cache_dtype)
             keep_freed_memory(True)
-        steps = HostRunner(self.model, self._kv_cache, cos_sin, limits, self.eos_token_ids)
-        steps.warm_up()
+        given = (self.model, self._kv_cache, cos_sin, limits, self.eos_token_ids)
+        if is_device:
+            steps = make_device_runner(*given, has_graphs=self._has_graphs)
+        else:
+            steps = make_host_runner(*given)
         self._steps = self._debugging.around(steps, self._kv_cache, wanted.block_size)
         return self._ready(plan)
 

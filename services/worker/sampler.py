@@ -17,10 +17,11 @@ from msgspec import Struct
 from quire import kernels
 from quire.shared.messages import TokenLogprobs
 
-from .batch_state import BatchState, Int32s
+from .batch_state import BatchState
 from .logit_edits import apply_edits
 from .logprobs import packed_logprobs
 from .philox import uniforms
+from .slot_lengths import Int32s
 
 Bools = npt.NDArray[np.bool_]
 

@@ -28,6 +28,7 @@ from quire.shared.service import Service, bootstrap
 from .debugging import Debugging
 from .errors import DeviceError, GroupError, PlanError
 from .out_of_memory import telling
+from .plans_under_way import PlansUnderWay
 from .start_phases import StartPhases, process_seconds
 
 if TYPE_CHECKING:
@@ -85,6 +86,8 @@ class Loading(threading.Thread):
                 load_format=config.load_format,
                 debugging=self._debugging,
                 kv_cache_dtype=config.kv_cache_dtype,
+                runner=config.runner,
+                enforce_eager=config.enforce_eager,
             )
             if group.size > 1:
                 self._begin("group", "waiting for the other ranks")
@@ -131,11 +134,14 @@ class Worker:
         self._steps = 0
         self._is_stopping = False
         self._next_report = self._next_poll = 0.0
+        self._received = 0.0
+        """Of time.perf_counter, before what is handled now was decoded."""
         self._server: Server[Any] = service.listen(ToWorker)
         self._above = Above(self._server, service, on_vanish=lambda name: None)
         self._awaited_configure: tuple[str, Configure] | None = None
         self._runner: ModelRunner | None = None
         self._loading: Loading | None = None
+        self._plans: PlansUnderWay | None = None
 
     def stop(self) -> None:
         self._is_stopping = True
@@ -147,11 +153,12 @@ class Worker:
         self._load()
         while not self._is_stopping:
             self._tick()
+            self._received = time.perf_counter()
             received = self._server.receive()
-            if received is None:
-                wait([self._server], POLL_SECONDS)
-            else:
+            if received is not None:
                 self._handle(*received)
+            elif not self._answer():
+                wait([self._server], POLL_SECONDS, None if self._plans is None else self._plans.descriptor)
         if self._runner is not None:
             self._report("draining")
         self._server.close()
@@ -174,6 +181,7 @@ class Worker:
         if loading.runner is None:
             return
         self._runner = loading.runner
+        self._plans = PlansUnderWay(self._runner)
         self._runner.use_threads()
         logger.info("the model is loaded: %s", self._phases)
         self._report("starting", "waiting for the engine's configuration", progress=1.0)
@@ -211,7 +219,8 @@ class Worker:
         self, state: str, detail: str = "", progress: float = 0.0, memory_plan: list[tuple[str, int]] | None = None
     ) -> None:
         self._next_report = time.monotonic() + REPORT_SECONDS
-        report = self._service.report(state, detail, progress, steps=self._steps, memory_plan=memory_plan)
+        samples = self._plans.samples() if self._plans is not None else None
+        report = self._service.report(state, detail, progress, self._steps, samples, memory_plan)
         self._above.publish(report)
 
     def fail(self, cause: str) -> None:
@@ -224,6 +233,8 @@ class Worker:
             raise RuntimeError("configured before the model is loaded")
         self._report("starting", "taking memory and warming up", progress=1.0)
         self._phases.begin("kv cache and warm-up")
+        if self._plans is not None:
+            self._plans.forget()
         with telling("while the KV cache was taken"):
             ready = self._runner.configure(wanted)
         # What is there now stays: later collections need not walk through it (75 ms of pause become 8).
@@ -243,14 +254,21 @@ class Worker:
         )
 
     def _step(self, peer: str, plan: Plan) -> None:
-        if self._runner is None:
+        if self._plans is None:
             logger.warning("a plan of %s came before this worker was configured; it is ignored", peer)
             return
         with telling(f"in a step of {len(plan.slots) // 4} rows"):
-            result = self._runner.step(plan)
-        self._steps += 1
-        if self._runner.group.rank == 0:  # the others have the same
-            self._server.send(peer, result)
+            self._plans.submit(peer, plan, self._received)
+        self._answer()
+
+    def _answer(self) -> bool:
+        """Send what the runner is done with; whether there was anything."""
+        answers = self._plans.answers() if self._plans is not None else []
+        for peer, result in answers:
+            self._steps += 1
+            if self._runner is not None and self._runner.group.rank == 0:  # the others have the same
+                self._server.send(peer, result)
+        return bool(answers)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

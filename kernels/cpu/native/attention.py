@@ -20,6 +20,7 @@ import torch
 
 from ...ragged_batch import Ints, RaggedBatch
 from .. import attention as torch_attention
+from ..padded_attention import attend_padded
 from .library import FLOAT, LONG, POINTER, function
 
 _PART = 256
@@ -57,6 +58,12 @@ def paged_attention(
     scale: float,
     window: int | None,
 ) -> torch.Tensor:
+    if not batch.is_host_known:
+
+        def attend(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, there: RaggedBatch) -> torch.Tensor:
+            return paged_attention(q, keys, values, there, scale, window)
+
+        return attend_padded(attend, q, key_cache, value_cache, batch)
     shape = q.shape
     key = (window, q.dtype, shape, q.stride(), key_cache.shape, key_cache.stride(), value_cache.stride())
     if key not in batch.derived:

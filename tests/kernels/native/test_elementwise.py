@@ -128,7 +128,19 @@ def test_rope_and_cache_writes_what_torchs_does_and_nothing_else(dtype, heads, h
     assert torch.equal(ours[1].nan_to_num(7.0), theirs[1].nan_to_num(7.0))
 
 
-@pytest.mark.parametrize(("place", "value"), [(-2, -1), (-2, 500), (-1, -1), (-1, 48)])
+def test_a_token_that_pads_is_written_nowhere():
+    arguments, caches = rope_arguments(torch.float32, 5, (2, 1, 16), False)
+    arguments[-1][3] = -1
+    found = []
+    for rope in (elementwise.rope_and_cache, cpu.rope_and_cache):
+        written = caches.clone()
+        rope(*arguments, written[0, 1:-1], written[1, 1:-1])
+        found.append(written)
+    torch.testing.assert_close(*found, rtol=3e-6, atol=3e-6, equal_nan=True)
+    assert int((~found[0].isnan()).sum()) == 2 * 4 * 16
+
+
+@pytest.mark.parametrize(("place", "value"), [(-2, -1), (-2, 500), (-1, -2), (-1, 48)])
 def test_a_place_out_of_range_is_refused_before_anything_is_written(place, value):
     arguments, caches = rope_arguments(torch.float32, 5, (2, 1, 16), False)
     arguments[place][3] = value

@@ -5,11 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-
-@pytest.fixture(autouse=True)
-def interpreted(mode: str) -> None:
-    if mode == "ref":
-        pytest.skip("the specification keeps no counts")
+from quire.kernels.slot_state import make_counts
 
 
 def bits(words: torch.Tensor) -> set[int]:
@@ -22,16 +18,14 @@ def bits(words: torch.Tensor) -> set[int]:
 
 
 @pytest.mark.parametrize("vocab_size", [64, 77, 1000])
-def test_prompts_are_marked_and_outputs_counted(vocab_size, guards) -> None:
-    from quire.kernels.triton.penalties import make_counts, remember
-
+def test_prompts_are_marked_and_outputs_counted(vocab_size, backend, guards) -> None:
     generator = torch.Generator().manual_seed(vocab_size)
     counts = make_counts(3, vocab_size, torch.device(guards.device))
     for slot, num_tokens, num_prompt in ((1, 30, 20), (2, 1500, 1100), (1, 40, 40), (0, 5, 0)):
         ids = torch.randint(0, vocab_size, (num_tokens,), generator=generator, dtype=torch.int32)
         ids[0] = vocab_size - 1
         others = [tensor.clone() for tensor in counts]
-        remember(counts, slot, guards.put(ids), num_prompt)
+        backend.remember_tokens(counts, slot, guards.put(ids), num_prompt)
         assert bits(counts.prompt[slot]) == set(ids[:num_prompt].tolist())
         expected = torch.bincount(ids[num_prompt:], minlength=vocab_size)
         assert torch.equal(counts.outputs[slot].cpu().long(), expected)
@@ -40,10 +34,8 @@ def test_prompts_are_marked_and_outputs_counted(vocab_size, guards) -> None:
             assert torch.equal(before[left_alone], after[left_alone])
 
 
-def test_a_slot_of_no_tokens_is_empty(guards) -> None:
-    from quire.kernels.triton.penalties import make_counts, remember
-
+def test_a_slot_of_no_tokens_is_empty(backend, guards) -> None:
     counts = make_counts(1, 50, torch.device(guards.device))
     counts.outputs.fill_(3), counts.prompt.fill_(-1)
-    remember(counts, 0, guards.put(torch.zeros(0, dtype=torch.int32)), 0)
+    backend.remember_tokens(counts, 0, guards.put(torch.zeros(0, dtype=torch.int32)), 0)
     assert not counts.outputs.any() and not counts.prompt.any()

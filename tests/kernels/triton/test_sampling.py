@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ from guards import Guards
 
 from quire.kernels import cpu
 from quire.kernels.cpu import gumbel
+from quire.kernels.slot_state import make_slots
 
 SUPPRESSED = -1e20
 
@@ -58,12 +60,12 @@ class Step(NamedTuple):
     state: Any
 
 
-def sample(logits: torch.Tensor, rows: list[Row | None], guards: Guards, max_edits: int = 8) -> Step:
+def sample(
+    logits: torch.Tensor, rows: list[Row | None], backend: ModuleType, guards: Guards, max_edits: int = 8
+) -> Step:
     """One step over rows, whose slots lie in reverse with a gap; None pads."""
-    from quire.kernels.triton import penalties, sampling, sampling_state
-
     device, vocab_size = torch.device(guards.device), logits.shape[1]
-    state = sampling_state.make_slots(len(rows) + 2, vocab_size, max_edits, device)
+    state = make_slots(len(rows) + 2, vocab_size, max_edits, device)
     words = -(-vocab_size // 32)
     grammar = torch.zeros(len(rows), words * 32, dtype=torch.int64)
     slots, grammar_rows = [], []
@@ -78,7 +80,7 @@ def sample(logits: torch.Tensor, rows: list[Row | None], guards: Guards, max_edi
         state.seed[slot] = row.seed - (1 << 64) if row.seed >= 1 << 63 else row.seed
         state.num_outputs[slot] = row.position
         ids = torch.tensor([*row.prompt, *row.outputs], dtype=torch.int32)
-        penalties.remember(state.counts, slot, guards.put(ids), len(row.prompt))
+        backend.remember_tokens(state.counts, slot, guards.put(ids), len(row.prompt))
         state.num_edits[slot] = len(row.edits)
         for place, (id, value, until) in enumerate(sorted(row.edits)):
             state.edit_ids[slot, place], state.edit_values[slot, place] = id, value
@@ -87,23 +89,17 @@ def sample(logits: torch.Tensor, rows: list[Row | None], guards: Guards, max_edi
     packed = (grammar.view(len(rows), words, 32) << torch.arange(32)).sum(-1)
     packed = torch.where(packed >= 1 << 31, packed - (1 << 32), packed).int()
     tokens, is_ok = guards.empty(len(rows), dtype=torch.int32), guards.empty(len(rows), dtype=torch.bool)
-    sampling.sample_slots(
+    backend.sample_slots(
         guards.put(logits) if logits.is_contiguous() else logits,
         guards.put(torch.tensor(slots, dtype=torch.int32)),
         guards.put(torch.tensor(grammar_rows, dtype=torch.int32)),
         guards.put(packed),
         state,
-        sampling_state.make_workspace(len(rows), vocab_size, device),
+        backend.make_sampling_workspace(len(rows), vocab_size, device),
         tokens,
         is_ok,
     )
     return Step(tokens.tolist(), is_ok.tolist(), state)
-
-
-@pytest.fixture
-def interpreted(mode: str) -> None:
-    if mode == "ref":
-        pytest.skip("the specification is what is compared with")
 
 
 def random_logits(rows: int, vocab_size: int, seed: int = 0, spread: float = 2.0) -> torch.Tensor:
@@ -138,9 +134,9 @@ PLAIN = [
 
 @pytest.mark.parametrize("vocab_size", [4096 * 2 + 5, 33])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_rows_without_cuts(vocab_size, dtype, interpreted, guards) -> None:
+def test_rows_without_cuts(vocab_size, dtype, backend, guards) -> None:
     logits = random_logits(len(PLAIN), vocab_size).to(dtype)
-    step = sample(logits, [*PLAIN], guards)
+    step = sample(logits, [*PLAIN], backend, guards)
     expected = [specified(row, asked) for row, asked in zip(logits, PLAIN, strict=True)]
     assert step.tokens == expected and all(step.is_ok)
 
@@ -162,9 +158,9 @@ CUTS = [
 
 
 @pytest.mark.parametrize("vocab_size", [4096 + 77, 130])
-def test_rows_with_cuts(vocab_size, interpreted, guards) -> None:
+def test_rows_with_cuts(vocab_size, backend, guards) -> None:
     logits = random_logits(len(CUTS), vocab_size, seed=1)
-    step = sample(logits, [*CUTS], guards)
+    step = sample(logits, [*CUTS], backend, guards)
     assert step.tokens == [specified(row, asked) for row, asked in zip(logits, CUTS, strict=True)]
     assert all(step.is_ok)
 
@@ -172,26 +168,26 @@ def test_rows_with_cuts(vocab_size, interpreted, guards) -> None:
 @pytest.mark.parametrize(
     "row", [Row(top_k=5), Row(top_k=2000), Row(top_p=0.5), Row(top_k=400, top_p=0.3), Row(min_p=0.9, top_k=2)], ids=str
 )
-def test_of_equals_the_lower_ids_stay(row, interpreted, guards) -> None:
+def test_of_equals_the_lower_ids_stay(row, backend, guards) -> None:
     """Logits of few different values: ties at every cut, and more of them than can be set aside."""
     logits = torch.randint(-1, 2, (1, 4500), generator=torch.Generator().manual_seed(3)).float()
     rows: list[Row | None] = [row._replace(seed=seed) for seed in range(2)]
-    step = sample(logits.expand(2, -1).contiguous(), rows, guards)
+    step = sample(logits.expand(2, -1).contiguous(), rows, backend, guards)
     assert step.tokens == [specified(logits[0], asked) for asked in rows if asked]
 
 
-def test_the_set_that_is_kept_is_exact(interpreted, guards) -> None:
+def test_the_set_that_is_kept_is_exact(backend, guards) -> None:
     """Flat logits make every kept token come up: none that is not kept ever does, all that are do."""
     logits = torch.linspace(0, 0.05, 40)[torch.randperm(40, generator=torch.Generator().manual_seed(1))][None]
     row = Row(top_k=4, top_p=0.7)
     kept = gumbel.kept(logits[0], 4, float(np.float32(0.7)), 0.0)
     assert int(kept.sum()) == 3
     rows: list[Row | None] = [row._replace(seed=seed) for seed in range(12)]
-    step = sample(logits.expand(12, -1).contiguous(), rows, guards)
+    step = sample(logits.expand(12, -1).contiguous(), rows, backend, guards)
     assert set(step.tokens) == set(torch.nonzero(kept)[:, 0].tolist())
 
 
-def test_edits_grammar_and_penalties_come_before_the_draw(interpreted, guards) -> None:
+def test_edits_grammar_and_penalties_come_before_the_draw(backend, guards) -> None:
     vocab_size = 4096 + 35
     always = 2**31 - 1
     likely = (4100, 4130, 17)
@@ -208,17 +204,17 @@ def test_edits_grammar_and_penalties_come_before_the_draw(interpreted, guards) -
     ]
     logits = random_logits(len(rows), vocab_size, seed=2)
     logits[6, 77], logits[7, 4128] = -30.0, 4.0
-    step = sample(logits, [*rows], guards)
+    step = sample(logits, [*rows], backend, guards)
     assert step.tokens == [specified(row, asked) for row, asked in zip(logits, rows, strict=True)]
     assert all(step.is_ok)
     assert step.tokens[0] == 4130 and step.tokens[4] == 9 and step.tokens[6:8] == [77, 4128]
 
 
-def test_a_draw_is_counted_where_it_was_made(interpreted, guards) -> None:
+def test_a_draw_is_counted_where_it_was_made(backend, guards) -> None:
     logits = torch.zeros(3, 70)
     logits[0, 69] = logits[2, 1] = 9.0
     rows = [Row(temperature=0.0, outputs=(69, 2), position=2), None, Row(temperature=0.0, prompt=(1,))]
-    step = sample(logits, rows, guards)
+    step = sample(logits, rows, backend, guards)
     assert step.tokens == [69, 0, 1] and all(step.is_ok)
     counts = step.state.counts.outputs.cpu()
     assert counts.sum() == 4 and counts[3, 69] == 2 and counts[3, 2] == 1 and counts[1, 1] == 1
@@ -226,12 +222,12 @@ def test_a_draw_is_counted_where_it_was_made(interpreted, guards) -> None:
     assert step.state.counts.prompt[1, 0] == 2
 
 
-def test_rows_that_cannot_be_drawn_from_say_so_and_leave_their_slots(interpreted, guards) -> None:
+def test_rows_that_cannot_be_drawn_from_say_so_and_leave_their_slots(backend, guards) -> None:
     logits = random_logits(7, 4200)
     logits[1, 4199], logits[2, 0], logits[3, 5] = torch.nan, torch.inf, -torch.inf
     bad = Row(top_k=4)
     rows = [Row(), Row(), bad, Row(temperature=0.0), Row(allowed=()), Row(allowed=(), top_p=0.5), Row()]
-    step = sample(logits, [*rows], guards)
+    step = sample(logits, [*rows], backend, guards)
     assert step.is_ok == [True, False, False, False, False, False, True]
     assert step.tokens[1:6] == [0] * 5
     assert step.tokens[0] == specified(logits[0], rows[0]) and step.tokens[6] == specified(logits[6], rows[6])
@@ -239,19 +235,19 @@ def test_rows_that_cannot_be_drawn_from_say_so_and_leave_their_slots(interpreted
     assert step.state.counts.outputs.sum() == 2
 
 
-def test_rows_may_lie_further_apart_than_the_vocabulary(interpreted, guards) -> None:
+def test_rows_may_lie_further_apart_than_the_vocabulary(backend, guards) -> None:
     logits = random_logits(3, 101, seed=5)
     wide = guards.empty(3, 128)
     wide[:, :101] = logits.to(wide.device)
     rows = [Row(), Row(top_k=4), Row(temperature=0.0)]
-    step = sample(wide[:, :101], [*rows], guards)
+    step = sample(wide[:, :101], [*rows], backend, guards)
     assert step.tokens == [specified(row, asked) for row, asked in zip(logits, rows, strict=True)]
 
 
-def test_a_row_draws_the_same_in_any_company_and_any_slot(interpreted, guards) -> None:
+def test_a_row_draws_the_same_in_any_company_and_any_slot(backend, guards) -> None:
     logits = random_logits(4, 300, seed=6)
     rows: list[Row | None] = [Row(), Row(top_p=0.8), Row(temperature=2.0, min_p=0.01), Row(top_k=30)]
-    together = sample(logits, rows, guards).tokens
-    turned = sample(logits.flip(0), rows[::-1], guards).tokens
+    together = sample(logits, rows, backend, guards).tokens
+    turned = sample(logits.flip(0), rows[::-1], backend, guards).tokens
     assert turned[::-1] == together
-    assert sample(logits[1:2], rows[1:2], guards).tokens == together[1:2]
+    assert sample(logits[1:2], rows[1:2], backend, guards).tokens == together[1:2]

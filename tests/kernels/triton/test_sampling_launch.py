@@ -8,7 +8,8 @@ import torch
 pytest.importorskip("triton")
 from compile_gate import sm_90
 
-from quire.kernels.triton import logprobs, penalties, sampling, sampling_state
+from quire.kernels.slot_state import make_slots
+from quire.kernels.triton import logprobs, penalties, sampling
 from quire.kernels.triton.launch import Dims, Launch
 
 _MODULES = (sampling, penalties, logprobs)
@@ -33,13 +34,13 @@ def test_a_step_compiles_nothing(num_rows, mode, monkeypatch) -> None:
                 found.append(launch.kernel.fn.__name__)
 
         monkeypatch.setattr(Launch, "run", compile_only)
-        state = sampling_state.make_slots(64, vocab_size, 300, device)
-        workspace = sampling_state.make_workspace(64, vocab_size, device)
+        state = make_slots(64, vocab_size, 300, device)
+        workspace = sampling.make_sampling_workspace(64, vocab_size, device)
         logits = torch.zeros(num_rows, vocab_size)
         columns = crooked(num_rows), crooked(num_rows)
         results = crooked(num_rows), crooked(num_rows, dtype=torch.bool)
         grammar = torch.zeros(5, vocab_size // 32, dtype=torch.int32)
         sampling.sample_slots(logits, *columns, grammar, state, workspace, *results)
         logprobs.token_logprobs(logits, crooked(num_rows, dtype=torch.int64), num_rows % 21)
-        penalties.remember(state.counts, 3, crooked(num_rows), num_rows // 2)
+        penalties.remember_tokens(state.counts, 3, crooked(num_rows), num_rows // 2)
     assert not found

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quire.services.worker.batch_state import BatchState, Limits
+from quire.services.worker.batch_state import BatchState
 from quire.services.worker.errors import PlanError
 from quire.services.worker.sampling_state import SamplingState
+from quire.services.worker.slot_lengths import Limits
 from quire.shared.messages import NewRow, Plan, SamplingParams, Slot
 
 LIMITS = Limits(

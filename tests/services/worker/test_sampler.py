@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from quire.services.worker.batch_state import BatchState, Limits
+from quire.services.worker.batch_state import BatchState
 from quire.services.worker.philox import philox4x32, uniforms
 from quire.services.worker.sampler import Sampled, sample_rows
 from quire.services.worker.sampling_state import SamplingState
+from quire.services.worker.slot_lengths import Limits
 from quire.shared.messages import NewRow, Plan, SamplingParams, Slot
 
 VOCAB_SIZE = 500

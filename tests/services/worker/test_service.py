@@ -63,6 +63,8 @@ class Process:
         assert self.link is not None
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
+            # Of a peer in no run directory it is known by its words alone that it lives.
+            self.link.send(Hello("engine-0", PROTOCOL))
             wait([self.link], 0.1)
             while (message := self.link.receive()) is not None:
                 if isinstance(message, Report):
@@ -107,8 +109,9 @@ def next_plan(step: int, computed: int) -> Plan:
     return Plan(step, [], [], b"", b"", b"", int32(0), int32(1), int32(computed))
 
 
-def test_it_loads_says_so_and_carries_out_plans(start):
-    worker = start()
+@pytest.mark.parametrize("runner", ["host", "device"])
+def test_it_loads_says_so_and_carries_out_plans(start, runner):
+    worker = start("--runner", runner)
     link = worker.dial()
     link.send(CONFIGURE)
     ready = worker.hear(WorkerReady)
@@ -118,7 +121,8 @@ def test_it_loads_says_so_and_carries_out_plans(start):
     assert (ready.max_model_len, ready.vocab_size, ready.device) == (128, 2048, "cpu")
     report = worker.hear(Report)
     assert report.state == "ready"
-    assert [what for what, _ in report.memory_plan] == ["weights", "workspace", "kv cache"]
+    beside = ["batch", "graphs"] if runner == "device" else []
+    assert [what for what, _ in report.memory_plan] == ["weights", "workspace", *beside, "kv cache"]
     tokens = [worker.step(first_plan(12)).token_ids]
     # Two plans in flight: the second goes out before the first is answered.
     for plan in (next_plan(2, 12), next_plan(3, 13)):
@@ -130,6 +134,7 @@ def test_it_loads_says_so_and_carries_out_plans(start):
     assert [worker.step(plan).token_ids for plan in (first_plan(12), next_plan(2, 12), next_plan(3, 13))] == tokens
     while (report := worker.hear(Report)).steps == 0:
         assert report.state in ("starting", "ready")
+    assert report.samples.get("quire_worker_host_seconds_count", 0) == (report.steps if runner == "device" else 0)
     worker.process.send_signal(signal.SIGTERM)
     assert worker.process.wait(20) == 0
     assert worker.directory.entry("worker-0-0") is None

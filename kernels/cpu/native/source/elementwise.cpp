@@ -127,6 +127,7 @@ struct Rotary {
         const float* angles = cos_sin + positions[t] * head_dim;
         T* q_head = q + t * q_heads * head_dim;
         for (long h = 0; h < q_heads; ++h, head += head_dim) turn(head, q_norm, angles, q_head + h * head_dim);
+        if (slots[t] < 0) return;  // padding
         const long slot = slots[t], stride = block_size * head_dim;
         const long offset = slot / block_size * kv_heads * stride + slot % block_size * head_dim;
         for (long h = 0; h < kv_heads; ++h, head += head_dim) turn(head, k_norm, angles, keys + offset + h * stride);
@@ -140,7 +141,7 @@ template <class T>
 bool rope_and_cache(const Rotary<T>& rotary, long tokens, long max_positions, long num_slots) {
     for (long t = 0; t < tokens; ++t) {
         if (rotary.positions[t] < 0 || rotary.positions[t] >= max_positions) return false;
-        if (rotary.slots[t] < 0 || rotary.slots[t] >= num_slots) return false;
+        if (rotary.slots[t] < -1 || rotary.slots[t] >= num_slots) return false;
     }
     const long heads = rotary.q_heads + 2 * rotary.kv_heads;
     parallel_rows(tokens, 2 * heads * rotary.head_dim * sizeof(T), [&](long first, long last) {
