@@ -37,6 +37,10 @@ class Hello(_Message, frozen=True, tag="hello"):
     protocol: int = PROTOCOL
 
 
+class Look(_Message, frozen=True, tag="look"):
+    """From the launcher, to all above workers: a service has ended this moment; see who, before the next poll would."""
+
+
 class GenerationDefaults(_Message, frozen=True):
     """Sampling defaults of a checkpoint (generation_config.json); None where it has none."""
 
@@ -206,7 +210,7 @@ class Abort(_Message, frozen=True, tag="abort"):
     """client_gone | stop_string | slow_reader | queue_timeout | peer_gone | shutdown."""
 
 
-ToTokenizer: TypeAlias = Hello | Report | Generate | Abort
+ToTokenizer: TypeAlias = Hello | Look | Report | Generate | Abort
 
 
 # --- 3. tokenizer -> engine -------------------------------------------------------------------------
@@ -225,7 +229,7 @@ class Submit(_Message, frozen=True, tag="submit"):
     max_queue_seconds: float = 0.0
 
 
-ToEngine: TypeAlias = Hello | Submit | Abort
+ToEngine: TypeAlias = Hello | Look | Submit | Abort
 
 
 # --- 4. engine -> worker ----------------------------------------------------------------------------
@@ -474,7 +478,7 @@ class Outages(_Message, frozen=True, tag="outages"):
     causes: dict[str, str]
 
 
-ToFrontendFromOperator: TypeAlias = Hello | Outages
+ToFrontendFromOperator: TypeAlias = Hello | Look | Outages
 """What a frontend hears at its own address: that someone wants its reports, and what will not come back."""
 
 

@@ -21,6 +21,7 @@ from quire.shared.messages import (
     Accepted,
     Configure,
     Hello,
+    Look,
     Report,
     StepResult,
     Submit,
@@ -137,6 +138,8 @@ class Engine:
                     self._abort(peer, message)
                 case Hello():
                     self._above.hear(peer, message)
+                case Look():
+                    self._next_poll = 0.0
 
     def _poll(self) -> None:
         """Neighbours and reports, when it is time."""

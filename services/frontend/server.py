@@ -21,7 +21,7 @@ import uvloop
 from quire.shared.config import FrontendConfig
 from quire.shared.errors import SERVICE_UNAVAILABLE
 from quire.shared.link import Reader
-from quire.shared.messages import Hello, Outages, ToFrontendFromOperator
+from quire.shared.messages import Hello, Look, Outages, ToFrontendFromOperator
 from quire.shared.metrics import Metrics
 from quire.shared.neighbours import POLL_SECONDS, Above
 from quire.shared.service import Service
@@ -110,11 +110,13 @@ class Frontend:
         while not self._app.is_ready and not self._is_stopping and self._loop.time() < deadline:
             await asyncio.sleep(0.01)
 
-    def _from_operator(self, received: tuple[str, Hello | Outages]) -> None:
+    def _from_operator(self, received: tuple[str, ToFrontendFromOperator]) -> None:
         peer, message = received
         match message:
             case Hello():
                 self._above.hear(peer, message)
+            case Look():
+                self._app.client.poll()
             case Outages():
                 self._app.health.outages = message.causes
 

@@ -51,7 +51,7 @@ class Child:
         self.name = spec.name
         self.started = time.monotonic()
         self.report: Report | None = None
-        self.was_ready = False
+        self.ready_since: float | None = None
         self.is_stopping = False
         self.failed_at: float | None = None
         """When it reported failed; it is expected to end by itself right after."""
@@ -77,6 +77,10 @@ class Child:
         return self.spec.kind
 
     @property
+    def was_ready(self) -> bool:
+        return self.ready_since is not None
+
+    @property
     def is_ready(self) -> bool:
         return self.report is not None and self.report.state == "ready"
 
@@ -88,7 +92,8 @@ class Child:
         ):
             return False
         self.report = report
-        self.was_ready = self.was_ready or report.state == "ready"
+        if report.state == "ready" and self.ready_since is None:
+            self.ready_since = time.monotonic()
         if report.state == "failed" and self.failed_at is None:
             self.failed_at = time.monotonic()
         return True

@@ -11,7 +11,7 @@ from typing import Any
 
 from quire.shared.config import LauncherConfig
 from quire.shared.link import Client
-from quire.shared.messages import Done, Hello, Outages, Replace, Report, Scale, ToLauncher
+from quire.shared.messages import Done, Hello, Look, Outages, Replace, Report, Scale, ToLauncher
 from quire.shared.neighbours import Above, Below
 from quire.shared.service import Service
 
@@ -90,6 +90,12 @@ class ControlLink:
     def _say_outages(self, name: str) -> None:
         if name.startswith("frontend-"):
             self._clients[name].send(Outages(self._outages))
+
+    def have_all_look(self) -> None:
+        """A service has ended: those above workers shall see it now, not at their next poll."""
+        for name, client in self._clients.items():
+            if not name.startswith("worker-"):
+                client.send(Look())
 
     def tell(self, state: str, detail: str = "") -> None:
         """The launcher's own state, for who asks at its address."""

@@ -20,6 +20,11 @@ _FIRST_BACK_OFF_SECONDS = 0.5
 """Before the second restart within the window; the first comes at once, then it doubles."""
 _LONGEST_BACK_OFF_SECONDS = 30.0
 
+_STATELESS = "tokenizer-"
+"""Of these a crash after some service counts nothing: another one goes on with their requests, a request that
+kills them is ended by its frontend, and what comes back holds no device."""
+_SETTLED_SECONDS = 2.0
+
 
 class Loss(msgspec.Struct, frozen=True):
     """A child that ended without being asked to."""
@@ -29,6 +34,8 @@ class Loss(msgspec.Struct, frozen=True):
     was_ready: bool
     is_server_ready: bool
     """The server as a whole had been ready before."""
+    served_seconds: float = 0.0
+    """Since it was ready; 0 if it never was."""
     is_added: bool = False
     """It was added to a running server and never got ready since."""
     group: str = ""
@@ -96,6 +103,8 @@ class RestartOnLoss:
             return StopAll(cause)
         if loss.is_added:
             return GiveUp(cause)
+        if loss.name.startswith(_STATELESS) and loss.served_seconds >= _SETTLED_SECONDS:
+            return Restart(cause, 0.0)
         crashes = self._crashes.setdefault(loss.group or loss.name, deque())
         while crashes and now - crashes[0] > BUDGET_SECONDS:
             crashes.popleft()

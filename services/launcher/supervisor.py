@@ -68,7 +68,6 @@ class Supervisor:
         scalable: tuple[str, ...] = ("tokenizer", "frontend"),
     ) -> None:
         self._config = config
-        self._spec_of = spec_of
         self._observer = observer
         self._policy = policy or StopOnLoss()
         self._drain_seconds = config.shutdown_timeout + _MARGIN_SECONDS
@@ -136,9 +135,6 @@ class Supervisor:
         if spec.kind != "frontend" or not has_sibling or "--is-joining" in spec.command:
             return spec
         return msgspec.structs.replace(spec, command=(*spec.command, "--is-joining"))
-
-    def _start_name(self, name: str) -> None:
-        self._start(self._spec_of(name))
 
     def _open_link(self) -> None:
         try:
@@ -223,6 +219,7 @@ class Supervisor:
 
     def _bury(self, child: Child) -> None:
         if self._link is not None:
+            self._link.have_all_look()
             self._link.receive()  # its last report may say why
         is_expected = child.is_stopping
         self._selector.unregister(child.pidfd)
@@ -241,7 +238,8 @@ class Supervisor:
             self._follow(child, fate, now)
             return
         is_added = not child.was_ready and self._commands.is_starting(child.name)
-        loss = Loss(child.name, ending, child.was_ready, self._is_ready, is_added, child.spec.group)
+        served = 0.0 if child.ready_since is None else now - child.ready_since
+        loss = Loss(child.name, ending, child.was_ready, self._is_ready, served, is_added, child.spec.group)
         decision = self._policy.decide(loss, now)
         match decision:
             case Restart(cause, delay):

@@ -17,7 +17,7 @@ import msgspec
 from quire.shared.config import TokenizerConfig
 from quire.shared.errors import SERVICE_UNAVAILABLE, refused
 from quire.shared.link import Reader
-from quire.shared.messages import Abort, Accepted, Generate, Hello, Refused, Report, TokenBatch, ToTokenizer
+from quire.shared.messages import Abort, Accepted, Generate, Hello, Look, Refused, Report, TokenBatch, ToTokenizer
 from quire.shared.neighbours import Above
 from quire.shared.service import Service
 
@@ -74,6 +74,8 @@ class TokenizerService:
                 self._abort(message)
             case Hello():
                 self._above.hear(peer, message)
+            case Look():
+                self.poll()
             case Report():
                 self._reporting.frontends[peer] = message
 

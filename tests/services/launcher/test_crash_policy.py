@@ -10,7 +10,7 @@ from quire.services.launcher.crash_policy import GiveUp, Loss, Restart, RestartO
 KILLED = Ending(-9, "")
 
 
-def loss(name: str = "engine-0", **changes: bool) -> Loss:
+def loss(name: str = "engine-0", **changes: float) -> Loss:
     return Loss(name, KILLED, **{"was_ready": True, "is_server_ready": True, **changes})
 
 
@@ -43,6 +43,22 @@ def test_services_have_budgets_of_their_own():
     for now in range(4):
         policy.decide(loss("worker-0-0"), float(now))
     assert delay(policy.decide(loss("tokenizer-0"), 4.0)) == 0.0
+
+
+def test_a_tokenizer_that_served_a_while_comes_back_at_once_however_often_and_an_engine_does_not():
+    policy = RestartOnLoss()
+    decisions = [policy.decide(loss("tokenizer-0", served_seconds=3.0), 4.0 * number) for number in range(12)]
+    assert [delay(decision) for decision in decisions] == [0.0] * 12
+    for number in range(4):
+        policy.decide(loss("engine-0", served_seconds=3.0), 4.0 * number)
+    assert isinstance(policy.decide(loss("engine-0", served_seconds=3.0), 16.0), StayDown)
+
+
+def test_a_tokenizer_that_crashes_as_soon_as_it_is_ready_stays_down():
+    policy = RestartOnLoss()
+    for number in range(4):
+        policy.decide(loss("tokenizer-0", served_seconds=0.5), float(number))
+    assert isinstance(policy.decide(loss("tokenizer-0", served_seconds=0.5), 4.0), StayDown)
 
 
 def test_what_was_never_ready_does_not_start():
