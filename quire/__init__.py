@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .services.launcher.async_llm import AsyncLLM as AsyncLLM
     from .services.launcher.llm import LLM as LLM
+    from .services.launcher.llm import BeamSearchParams as BeamSearchParams
     from .services.launcher.llm import LLMError as LLMError
     from .services.launcher.llm import SamplingParams as SamplingParams
 
 __version__ = "0.1.0"
-__all__ = ["LLM", "AsyncLLM", "LLMError", "SamplingParams", "__version__"]
+__all__ = ["LLM", "AsyncLLM", "BeamSearchParams", "LLMError", "SamplingParams", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
@@ -23,7 +24,7 @@ def __getattr__(name: str) -> Any:
         from .services.launcher.async_llm import AsyncLLM
 
         return AsyncLLM
-    if name in ("LLM", "LLMError", "SamplingParams"):
+    if name in ("LLM", "BeamSearchParams", "LLMError", "SamplingParams"):
         from .services.launcher import llm
 
         return getattr(llm, name)

@@ -12,7 +12,7 @@ from typing import NewType, TypeAlias
 
 import msgspec
 
-PROTOCOL = 3
+PROTOCOL = 4
 """Raised whenever a message changes shape; peers of another number are refused."""
 
 RequestId = NewType("RequestId", int)
@@ -66,6 +66,7 @@ class ModelCard(_Message, frozen=True):
     """Capacity of the KV cache, in tokens."""
     has_chat_template: bool
     defaults: GenerationDefaults
+    eos_token_ids: list[int] = []
     tool_format: str = ""
     """How the model writes tool calls and reasoning: names in output_formats.py; "" where nothing is looked for."""
     reasoning_format: str = ""

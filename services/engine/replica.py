@@ -51,4 +51,5 @@ class Replica:
             num_kv_tokens=limits.num_blocks * limits.block_size,
             has_chat_template=False,
             defaults=GenerationDefaults(),
+            eos_token_ids=self.facts.eos_token_ids,
         )

@@ -17,12 +17,13 @@ import msgspec
 
 from quire.shared.messages import ChatPrompt, IdsPrompt, Prompt, TextPrompt
 
+from .offline_beam import BeamSearchParams, beam_search
 from .offline_chain import LLMError, OfflineChain
 from .offline_link import Job
 from .offline_params import Completion, Delta, Output, SamplingParams, TokenLogprob
 from .progress import Progress
 
-__all__ = ["LLM", "Completion", "Delta", "LLMError", "Output", "SamplingParams", "TokenLogprob"]
+__all__ = ["LLM", "BeamSearchParams", "Completion", "Delta", "LLMError", "Output", "SamplingParams", "TokenLogprob"]
 
 TextOrIds = str | Sequence[int]
 Messages = Sequence[dict[str, Any]]
@@ -84,6 +85,14 @@ class LLM:
     ) -> Iterator[Delta]:
         """The answer to a conversation, as it comes."""
         return self._stream(conversation(messages, tools, chat_template_kwargs), params)
+
+    def beam_search(
+        self, prompts: TextOrIds | Sequence[TextOrIds], params: BeamSearchParams | None = None
+    ) -> list[Output]:
+        """The best continuations of each prompt, best first, as its choices. Their `score`s are the beams'."""
+        is_one = isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], int))
+        listed: Any = [prompts] if is_one else prompts
+        return beam_search(self._chain.session, [text_or_ids(one) for one in listed], params or BeamSearchParams())
 
     def close(self) -> None:
         """End the processes. Safe to call twice; calls under way end with errors."""

@@ -20,6 +20,7 @@ from quire.shared.messages import (
     Finished,
     Generate,
     GenerationDefaults,
+    History,
     LogprobEntry,
     ModelCard,
     Prompt,
@@ -39,7 +40,7 @@ from .offline_params import Completion, Delta, Output, SamplingParams, TokenLogp
 class Job:
     """One prompt on its way. Both callbacks are called by the session's thread."""
 
-    __slots__ = ("num_open", "on_delta", "on_end", "output", "params", "prompt", "request_id", "tokenizer")
+    __slots__ = ("history", "num_open", "on_delta", "on_end", "output", "params", "prompt", "request_id", "tokenizer")
 
     def __init__(
         self,
@@ -52,6 +53,7 @@ class Job:
         self.params = params
         self.on_end = on_end
         self.on_delta = on_delta
+        self.history: list[History] = []
         self.output = Output([], [Completion(index) for index in range(max(1, params.n))])
         self.num_open = len(self.output.choices)
         """Choices without an end."""
@@ -117,6 +119,7 @@ class OfflineLink:
             text=job.params.text_params(),
             priority=job.params.priority,
             arrival=time.time(),
+            history=job.history,
         )
         self._jobs[job.request_id] = job
         links[job.tokenizer].send(generate)

@@ -95,6 +95,8 @@ class Completion(msgspec.Struct):
     """stop | length | abort | error."""
     stop_reason: int | str | None = None
     logprobs: list[TokenLogprob] | None = None
+    score: float | None = None
+    """Of a beam: the sum of its tokens' logprobs over its length to the power of the length penalty."""
 
 
 class Delta(msgspec.Struct):

@@ -7,13 +7,17 @@ import os
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
 import quire
 from quire.services.launcher.async_llm import AsyncLLM
-from quire.services.launcher.llm import LLM, LLMError, SamplingParams
+from quire.services.launcher.llm import LLM, BeamSearchParams, LLMError, SamplingParams
 from quire.services.launcher.progress import Progress
+from quire.shared import model_files
 
 GREEDY = SamplingParams(temperature=0, max_tokens=60)
 
@@ -135,6 +139,37 @@ def test_the_bar_counts_prompts_and_is_silent_without_a_terminal(llm: LLM, capsy
     assert capsys.readouterr().err == ""
     llm.generate(["Hello"] * 3, GREEDY, progress=True)
     assert "3 of 3, " in capsys.readouterr().err
+
+
+def test_beam_search_is_that_of_transformers(llm: LLM) -> None:
+    folder = Path(model_files.__file__).with_name("demo_model")
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    prompts = ["Once upon a time", "The capital of", "One, two,"]
+    outputs = llm.beam_search(prompts, BeamSearchParams(beam_width=3, max_tokens=20, length_penalty=0.8))
+    for output in outputs:
+        with torch.inference_mode():
+            wanted = model.generate(
+                torch.tensor([output.prompt_ids]), num_beams=3, num_return_sequences=3, max_new_tokens=20,
+                length_penalty=0.8, do_sample=False, return_dict_in_generate=True, output_scores=True,
+            )  # fmt: skip
+        theirs = wanted.sequences[:, len(output.prompt_ids) :].tolist()
+        assert [choice.token_ids for choice in output.choices] == [
+            ids[: len(choice.token_ids)] for ids, choice in zip(theirs, output.choices, strict=True)
+        ]
+        scores = [choice.score for choice in output.choices]
+        assert scores == pytest.approx(wanted.sequences_scores.tolist(), abs=1e-4)
+    (greedy,) = llm.generate(prompts[0], GREEDY)
+    (one,) = llm.beam_search(prompts[0], BeamSearchParams(beam_width=1, max_tokens=60))
+    assert (one.text, one.token_ids) == (greedy.text, greedy.token_ids)
+
+
+def test_a_bad_prompt_of_a_beam_search_does_not_fail_the_others(llm: LLM) -> None:
+    params = BeamSearchParams(beam_width=2, max_tokens=8, num_return=1)
+    first, bad = llm.beam_search(["Hello", [10**6]], params)
+    assert len(first.choices) == 1 and first.text and not first.error
+    assert "vocabulary" in bad.error
+    with pytest.raises(ValueError, match="at least 1"):
+        llm.beam_search("Hello", BeamSearchParams(beam_width=0))
 
 
 def test_closing_ends_what_is_under_way() -> None:
