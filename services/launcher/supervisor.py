@@ -79,7 +79,9 @@ class Supervisor:
         self._selector.register(self._wake_read, selectors.EVENT_READ, self._woken)
         self.children: dict[str, Child] = {}
         self.names_used: set[str] = set()
-        self._commands = OperatorCommands(self.children, self._start_name, self._answer, self._drain_seconds, scalable)
+        self._commands = OperatorCommands(
+            self.children, lambda name: self._start(spec_of(name)), self._answer, self._drain_seconds, scalable
+        )
         self._groups = Groups(self.children)
         self._restarts = Restarts(self._start, self._groups.is_falling)
         self._watchdog = Watchdog(config.stall_limit)
