@@ -19,6 +19,7 @@ from .cpu.linear_choice import LinearChoice, choose, choose_fp8, choose_quantize
 from .cpu.linear_fp8 import Fp8PackedWeight
 from .cpu.native.build import BuildError
 from .cpu.weight_memory import empty_weight
+from .dims import Dims
 from .dispatch import backend_for, backend_name, backend_of, use
 from .ragged_batch import RaggedBatch
 from .slot_state import ALWAYS, SUPPRESSED, SlotState, TokenCounts, num_mask_words
@@ -28,6 +29,7 @@ __all__ = [
     "ALWAYS",
     "SUPPRESSED",
     "BuildError",
+    "Dims",
     "LinearChoice",
     "PackedWeight",
     "QuantizedRows",
@@ -41,6 +43,7 @@ __all__ = [
     "apply_penalties",
     "backend_name",
     "choose_linear",
+    "compile_ahead",
     "copy_block_pairs",
     "copy_blocks",
     "empty_weight",
@@ -87,6 +90,12 @@ def choose_linear(
         pack, what = backend.fp8_kind(device)
         return choose_fp8(pack, what, backend.linear_kinds(device, dtype), dtype, wanted)
     return choose(backend.linear_kinds(device, dtype), shapes, dtype, wanted)
+
+
+def compile_ahead(dims: Dims, device: torch.device, num_threads: int) -> int:
+    """Compile all variants that steps of such a model launch, or take them from the cache on disk; how many."""
+    compile_all = getattr(backend_for(device), "compile_ahead", None)
+    return 0 if compile_all is None else compile_all(dims, device, num_threads)
 
 
 def pack_linear(weight: torch.Tensor) -> PackedWeight:

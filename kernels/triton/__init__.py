@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from ..cpu import *  # noqa: F403
 from . import activation, fp8, logprobs, norm, penalties, sampling, writes
 from .activation import gated_activation, gated_activation_fp8
@@ -29,6 +31,7 @@ __all__ = [
     "add_rms_norm",
     "add_rms_norm_fp8",
     "append_tokens",
+    "compile_ahead",
     "compile_all",
     "copy_block_pairs",
     "fp8_kind",
@@ -65,3 +68,7 @@ _LAUNCHES = (
 def launches(dims: Dims) -> list[Launch]:
     """Every variant that steps of such a model launch."""
     return [launch for of_module in _LAUNCHES for launch in of_module(dims)]
+
+
+def compile_ahead(dims: Dims, device: torch.device, num_threads: int) -> int:
+    return len(compile_all(launches(dims), num_threads, lambda: torch.cuda.set_device(device)))

@@ -7,12 +7,14 @@ and the tests can compile them for sm_90 on a machine without a GPU. Knows no op
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any, Literal, NamedTuple
 
 import torch
+
+from ..dims import Dims as Dims
 
 Trait = Literal["wgmma", "mma", "wide loads"]
 """What the compile gate looks for in a kernel's machine code: warp-group or warp matrix products, 16-byte loads."""
@@ -28,29 +30,6 @@ def ceil_div(number: int, divisor: int) -> int:
 def next_power_of_2(number: int) -> int:
     """The smallest that is not below `number`. (Triton's own gives the compiler's type, not int.)"""
     return 1 << (number - 1).bit_length() if number > 1 else 1
-
-
-class Dims(NamedTuple):
-    """What a model and its worker fix once: all that the choice of a variant may depend on, beside the rows."""
-
-    dtype: torch.dtype
-    cache_dtype: torch.dtype
-    hidden_size: int
-    intermediate_size: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    vocab_size: int
-    block_size: int
-    max_num_seqs: int
-    max_num_blocks: int
-    """Columns of a block table."""
-    has_qk_norm: bool
-    activation: str
-    windows: tuple[int | None, ...]
-    """The sliding windows that layers have, each once; None for full attention."""
-    is_fp8: bool = False
-    """Whether linears take e4m3 rows, so that norms and activations write them."""
 
 
 class Launch(NamedTuple):
@@ -84,9 +63,12 @@ class Launch(NamedTuple):
         return {"num_warps": self.num_warps, "num_stages": self.num_stages, "enable_fp_fusion": True}
 
 
-def compile_all(launches: Sequence[Launch], num_threads: int) -> list[Any]:
-    """The compiled kernels, in order. The compiler works outside of Python's lock, so threads help."""
-    with ThreadPoolExecutor(num_threads) as pool:
+def compile_all(launches: Sequence[Launch], num_threads: int, begin: Callable[[], None] = lambda: None) -> list[Any]:
+    """The compiled kernels, in order. The compiler works outside of Python's lock, so threads help.
+
+    `begin` is called in each thread before it compiles: kernels are kept for the device that is current there.
+    """
+    with ThreadPoolExecutor(num_threads, "compiling", begin) as pool:
         found = list(pool.map(_compiled, launches))
     return [launch.compile() if kernel is None else kernel for launch, kernel in zip(launches, found, strict=True)]
 

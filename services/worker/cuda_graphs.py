@@ -22,9 +22,9 @@ logger = logging.getLogger("quire.worker")
 
 _MOST_TOKENS = 512
 """Of a graph; what a larger step launches takes the device longer than the host."""
-_MIXED_SIZES = (16, 32, 48, 64, 96, 128, 192, 256, 320, 384, 448, 512)
-"""Tokens of graphs of steps that are not decode alone: their products are bound by arithmetic sooner, so padding is
-kept to a quarter, but they are rarer, and each takes memory."""
+_MIXED_SIZES = (16, 32, 48, 64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512)
+"""Tokens of graphs of steps that are not decode alone. Where products are bound by arithmetic, above 128, padding is at
+most a quarter."""
 _GRAPH_BYTES = 3 << 20
 """What a graph is reckoned to take beside the memory that all share; measured once they are captured."""
 

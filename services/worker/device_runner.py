@@ -133,6 +133,11 @@ class DeviceRunner:
             flight.wait()
         self._completion.close()
 
+    @property
+    def graph_bytes(self) -> int:
+        """What the captured graphs were seen to take."""
+        return 0 if self.graphs is None else self.graphs.size_bytes
+
     # --- a step ---------------------------------------------------------------------------------------
 
     def _rows(self, plan: Plan) -> _Rows:

@@ -48,8 +48,12 @@ def load_model(
     quantization: str,
     group: RankGroup,
     load_format: str,
+    on_built: Callable[[Decoder, Placement, bool], None] = lambda model, placement, is_fp8: None,
 ) -> LoadedModel:
-    """See WorkerConfig for the settings. Raises ModelFilesError and DeviceError."""
+    """See WorkerConfig for the settings. Raises ModelFilesError and DeviceError.
+
+    on_built is called before the weights are read, with the model, where it is, and whether its activations are fp8.
+    """
     whole = model_files.read_model_config(folder)
     config = part_of(whole, group.size)
     eos_token_ids = model_files.eos_token_ids(folder)
@@ -64,6 +68,7 @@ def load_model(
         choice = choose_linear(model, placement, linear, quantization)
         if choice.takes_fp8:
             model.quantize_activations()
+        on_built(model, placement, choice.takes_fp8)
         packing = Packing(model, targets, choice, placement)
         if is_dummy:
             fill_with_dummies(targets, on_progress, packing.filled, packing.settle)

@@ -20,10 +20,13 @@ from .device_setup import is_device_runner, make_device_runner, reserved_parts
 from .errors import PlanError
 from .freed_memory import keep_freed_memory
 from .host_runner import make_host_runner
+from .kernel_variants import KernelVariants
 from .kv_cache import KVCache
+from .layers.placement import Placement
 from .layers.rotary import cos_sin_table
 from .loaded_model import load_model
 from .memory_plan import MemoryPlan, plan_memory
+from .models.decoder import Decoder
 from .slot_lengths import Limits
 from .step_runner import StepRunner
 from .tensor_parallel import ALONE, RankGroup
@@ -50,7 +53,14 @@ class ModelRunner:
     ) -> None:
         self._wanted_runner = runner
         self._has_graphs = not enforce_eager
-        loaded = load_model(folder, device, dtype, threads, on_progress, linear, quantization, group, load_format)
+        self._variants: KernelVariants | None = None
+
+        def compile_kernels(model: Decoder, placement: Placement, is_fp8: bool) -> None:
+            if placement.device.type == "cuda":
+                self._variants = KernelVariants(model, placement, cache_dtype(kv_cache_dtype, placement), is_fp8)
+
+        given = (linear, quantization, group, load_format, compile_kernels)
+        loaded = load_model(folder, device, dtype, threads, on_progress, *given)
         self.config = loaded.config
         self.eos_token_ids = loaded.eos_token_ids
         self.placement = loaded.placement
@@ -105,14 +115,18 @@ class ModelRunner:
             self._kv_cache = KVCache(self.config, self.placement, plan.num_blocks, wanted.block_size, self._cache_dtype)
             keep_freed_memory(True)
         given = (self.model, self._kv_cache, cos_sin, limits, self.eos_token_ids)
+        parts = plan.parts
         if is_device:
+            if self._variants is not None:
+                self._variants.finish(wanted.block_size)
             steps = make_device_runner(*given, has_graphs=self._has_graphs)
+            parts = [(what, steps.graph_bytes if what == "graphs" else size) for what, size in parts]
         else:
             steps = make_host_runner(*given)
         self._steps = self._debugging.around(steps, self._kv_cache, wanted.block_size)
-        return self._ready(plan)
+        return self._ready(plan, parts)
 
-    def _ready(self, plan: MemoryPlan) -> WorkerReady:
+    def _ready(self, plan: MemoryPlan, parts: list[tuple[str, int]]) -> WorkerReady:
         device = self.placement.device
         return WorkerReady(
             num_blocks=plan.num_blocks,
@@ -122,7 +136,7 @@ class ModelRunner:
             device=device.type if device.type == "cpu" else torch.cuda.get_device_name(device),
             dtype=str(self.placement.dtype).removeprefix("torch."),
             backend=f"{kernels.backend_name(device.type)}, linear: {self._linear_choice.name}{self._cache_note()}",
-            memory_plan=plan.parts,
+            memory_plan=parts,
         )
 
     def _cache_note(self) -> str:
