@@ -66,6 +66,12 @@ def _bench(argv: list[str]) -> int:
     return bench(argv)
 
 
+def _doctor(argv: list[str]) -> int:
+    from .doctor import doctor
+
+    return doctor(argv)
+
+
 def _keys(argv: list[str]) -> int:
     from .keys import keys
 
@@ -82,6 +88,7 @@ COMMANDS: dict[str, tuple[Command, str, str]] = {
     "run": (_run, "SERVICE [flags]", "run one service: frontend, tokenizer, engine (with its workers), worker"),
     "bench": (_bench, "serve [flags]", "measure a server: latency and throughput"),
     "health": (_health, "SERVICE", "tell whether the services of a kind that run here are ready"),
+    "doctor": (_doctor, "[MODEL]", "look for what would keep a server from running here, or running well"),
     "keys": (_keys, "FILE", "make the key file that services on several hosts share"),
 }
 

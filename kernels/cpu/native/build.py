@@ -58,11 +58,13 @@ def supported_levels() -> list[str]:
 
 def library_path(level: str) -> Path:
     """The shared library for an instruction set: prebuilt, cached, or compiled now. Raises BuildError."""
+    return found_library(level) or compile_library(level, cache_folder() / prebuilt_path(level).name)
+
+
+def found_library(level: str) -> Path | None:
+    """The shared library if there is one that need not be compiled. Raises BuildError."""
     prebuilt = prebuilt_path(level)
-    if is_whole(prebuilt):
-        return prebuilt
-    cached = cache_folder() / prebuilt.name
-    return cached if is_whole(cached) else compile_library(level, cached)
+    return next((file for file in (prebuilt, cache_folder() / prebuilt.name) if is_whole(file)), None)
 
 
 def prebuilt_path(level: str) -> Path:
