@@ -7,6 +7,7 @@ peak, whichever is longer; both are measured in the same run. `--step MODEL` als
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import sys
 import time
@@ -46,6 +47,17 @@ class Dimensions(NamedTuple):
 
 MODELS = {"A": Dimensions(1024, 16, 8, 128, 3072, 32768), "B": Dimensions(768, 12, 4, 64, 2048, 32768)}
 """bench/checkpoints.py has the whole models."""
+
+
+@contextlib.contextmanager
+def cold(num_bytes: int) -> Iterator[None]:
+    """Within it, so much memory is taken in turn: more than another device's caches hold."""
+    global _COLD_BYTES
+    before, _COLD_BYTES = _COLD_BYTES, num_bytes
+    try:
+        yield
+    finally:
+        _COLD_BYTES = before
 
 
 class Machine(NamedTuple):
@@ -126,10 +138,11 @@ def _batch(rows: int, queries: int, context: int) -> tuple[kernels.RaggedBatch, 
     tables = np.random.default_rng(0).permutation(rows * per_row).astype(np.int32).reshape(rows, per_row)
     cu_q = np.arange(rows + 1, dtype=np.int32) * queries
     lengths = np.full(rows, context, np.int32)
+    device = torch.get_default_device()
     batch = kernels.RaggedBatch(
-        torch.from_numpy(tables),
-        torch.from_numpy(cu_q),
-        torch.from_numpy(lengths),
+        torch.from_numpy(tables).to(device),
+        torch.from_numpy(cu_q).to(device),
+        torch.from_numpy(lengths).to(device),
         tables,
         cu_q,
         lengths,

@@ -30,10 +30,10 @@ _POLL_SECONDS = 0.5
 class Batching:
     """transformers' manager, and a thread that waits for what it gives."""
 
-    def __init__(self, folder: str, num_blocks: int, max_batch_tokens: int) -> None:
+    def __init__(self, folder: str, num_blocks: int, max_batch_tokens: int, device: str = "cpu") -> None:
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, attn_implementation="sdpa")
-        model.eval()
+        model.to(device).eval()
         generation = GenerationConfig(do_sample=False, max_new_tokens=4096, eos_token_id=-1, pad_token_id=0)
         batching = ContinuousBatchingConfig(num_blocks=num_blocks, max_batch_tokens=max_batch_tokens)
         self._manager = model.init_continuous_batching(
@@ -145,12 +145,14 @@ def main() -> None:
     made.add_argument("model", help="checkpoint folder")
     made.add_argument("--port", type=int, default=8102)
     made.add_argument("--threads", type=int, help="of torch")
+    made.add_argument("--device", default="cpu", help="(default: cpu)")
     made.add_argument("--num-blocks", type=int, default=64, help="of 256 tokens, of the KV cache")
     made.add_argument("--max-batch-tokens", type=int, default=1024, help="token budget of one step")
     options = made.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
-    api = Api(Batching(options.model, options.num_blocks, options.max_batch_tokens), options.model)
+    batching = Batching(options.model, options.num_blocks, options.max_batch_tokens, options.device)
+    api = Api(batching, options.model)
     uvicorn.run(api.app, host="127.0.0.1", port=options.port, log_level="warning", access_log=False)
 
 
