@@ -64,7 +64,10 @@ def library_path(level: str) -> Path:
 def found_library(level: str) -> Path | None:
     """The shared library if there is one that need not be compiled. Raises BuildError."""
     prebuilt = prebuilt_path(level)
-    return next((file for file in (prebuilt, cache_folder() / prebuilt.name) if is_whole(file)), None)
+    if is_whole(prebuilt):
+        return prebuilt
+    cached = cache_folder() / prebuilt.name
+    return cached if is_whole(cached) else None
 
 
 def prebuilt_path(level: str) -> Path:
