@@ -57,8 +57,10 @@ class Keys(msgspec.Struct, frozen=True):
             if file.stat().st_mode & 0o077:
                 raise ValueError(f"key file {file} must be closed to others (mode 0600)")
             return msgspec.json.decode(file.read_bytes(), type=cls)
-        except (OSError, msgspec.DecodeError) as error:
-            raise ValueError(f"key file {file} cannot be used: {error}") from None
+        except OSError as error:
+            raise ValueError(f"key file {file} cannot be read: {error.strerror}") from None
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            raise ValueError(f"key file {file} is not one that quire keys made") from None
 
 
 def _the_context() -> zmq.Context[zmq.Socket[bytes]]:

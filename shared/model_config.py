@@ -91,6 +91,9 @@ _FAMILIES = {
     ),
 }
 
+_MAX_LAYERS = 4096
+_MAX_DIMENSION = (1 << 31) - 1
+
 SUPPORTED_ARCHITECTURES = tuple(_FAMILIES)
 
 _DTYPES = ("float32", "bfloat16", "float16")
@@ -163,6 +166,8 @@ def resolve(raw: RawConfig, source: str) -> ModelConfig:
     max_position_embeddings = raw.max_position_embeddings or family.max_position_embeddings
     rope_theta, scaling = _rope(raw, max_position_embeddings, source)
     num_layers = _required(raw.num_hidden_layers, "num_hidden_layers", source)
+    if not 1 <= num_layers <= _MAX_LAYERS:
+        raise ModelFilesError(f"{source}: num_hidden_layers is {num_layers}; 1 to {_MAX_LAYERS} are possible")
     config = ModelConfig(
         architecture=architecture,
         model_type=family.model_type,
@@ -273,7 +278,7 @@ def _check_dimensions(config: ModelConfig, source: str) -> None:
         " max_position_embeddings"
     )
     for name in sizes.split():
-        if getattr(config, name) < 1:
+        if not 1 <= getattr(config, name) <= _MAX_DIMENSION:
             raise ModelFilesError(f"{source}: {name} is {getattr(config, name)}")
     if config.num_attention_heads % config.num_key_value_heads:
         raise ModelFilesError(

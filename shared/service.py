@@ -17,6 +17,7 @@ from typing import Any, Generic, TypeVar
 
 from .config import ServiceConfig, all_fields
 from .flags import parse
+from .forbidden import forbid
 from .link import Keys, Server
 from .log_lines import start_logging
 from .messages import ModelCard, Report
@@ -91,6 +92,7 @@ class Service(Generic[ConfigT]):
 
 def bootstrap(kind: str, config_type: type[ConfigT], argv: Sequence[str] | None = None) -> Service[ConfigT]:
     """Parse flags and become a service; exits with one line when that cannot be."""
+    forbid()
     config = parse(config_type, argv, prog=f"quire run {kind}", all_fields=all_fields())
     if config.parent_pid is not None:
         die_with_parent(config.parent_pid)

@@ -8,6 +8,7 @@ Knows no tensor library; other weight formats are refused.
 from __future__ import annotations
 
 import math
+import re
 import struct
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import msgspec
 
 from .model_errors import ModelFilesError
 
+_FILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,254}")
 _HEADER_LIMIT = 100 << 20
 """Bytes, as in the reference implementation."""
 ITEM_BYTES = {
@@ -78,8 +80,8 @@ def _shards(folder: Path, index: Path) -> list[Path]:
         names = sorted(set(msgspec.json.decode(index.read_bytes(), type=_Index).weight_map.values()))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, OSError) as error:
         raise ModelFilesError(f"{index} cannot be read: {error}") from None
-    if any("/" in name or name.startswith(".") for name in names):
-        raise ModelFilesError(f"{index} names files outside its folder")
+    if not all(_FILE_NAME.fullmatch(name) for name in names):
+        raise ModelFilesError(f"{index} names files outside its folder, or that no folder can hold")
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         shown = ", ".join(missing[:3]) + (" ..." if len(missing) > 3 else "")

@@ -27,6 +27,9 @@ def refusal(submit: Submit, scheduler: Scheduler, vocab_size: int, max_open_choi
             f" max_model_len is {limits.max_model_len}"
         )
         return errors.refused(submit.request_id, errors.CONTEXT_LENGTH_EXCEEDED, message, "max_tokens")
+    if any(len(entry.output_ids) % 4 for entry in submit.history):
+        message = "the history's token ids are not 32-bit integers"
+        return errors.refused(submit.request_id, errors.INVALID_VALUE, message, "prompt")
     if submit.n < 1 or (submit.history and len(submit.history) != submit.n):
         message = f"n is {submit.n} with {len(submit.history)} histories"
         return errors.refused(submit.request_id, errors.INVALID_VALUE, message, "n")

@@ -13,6 +13,7 @@ from typing import Any
 
 from quire.shared.config import EngineConfig, LauncherConfig, WorkerConfig, all_fields
 from quire.shared.flags import add_to, build, settle
+from quire.shared.forbidden import forbid
 from quire.shared.log_lines import start_logging
 from quire.shared.parent_process import die_with_parent
 from quire.shared.run_directory import RunDirectory, RunDirectoryError, default_path
@@ -49,6 +50,7 @@ def _parse_values(argv: list[str]) -> dict[str, Any]:
 
 
 def _run_engine(argv: list[str]) -> int:
+    forbid()
     values = _parse_values(argv)
     config = build(LauncherConfig, {key: value for key, value in values.items() if key != "name"})
     if config.parent_pid is not None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from quire.shared.config import CONFIG_TYPES, FrontendConfig, LauncherConfig, all_fields
 from quire.shared.flags import add_to, build, settle
+from quire.shared.forbidden import forbid
 from quire.shared.log_lines import start_logging
 from quire.shared.messages import Report
 from quire.shared.parent_process import die_with_parent
@@ -60,6 +61,7 @@ def parse_values(argv: Sequence[str]) -> dict[str, Any]:
 
 
 def serve(argv: list[str]) -> int:
+    forbid()
     values = parse_values(argv)
     config = build(LauncherConfig, values)
     if config.parent_pid is not None:

@@ -18,6 +18,7 @@ from quire.shared.model_files import DEMO_MODEL, DEMO_NAME, find_model, read_gen
 from quire.shared.output_formats import REASONING_FORMATS, reasoning_format_of, tool_format_of
 
 from .chat_template import ChatTemplate
+from .special_text import SpecialText
 from .tokenizer import Rendered, TextTokenizer
 from .tokenizer_files import TokenizerFiles, TokenizerFilesError, read_tokenizer_files
 from .untrusted import Untrusted
@@ -70,10 +71,7 @@ def load_model(config: TokenizerConfig) -> Model:
     untrusted = Untrusted()
     if folder != DEMO_MODEL or config.chat_template:
         _try_templates(files, untrusted, where)
-    try:
-        template = ChatTemplate(files.chat_templates, files.named_tokens, tokenizer.special_text, untrusted)
-    except jinja2.TemplateSyntaxError as error:
-        raise TokenizerFilesError(f"the chat template of {where} is not valid Jinja (line {error.lineno})") from None
+    template = compile_templates(files, tokenizer.special_text, where, untrusted)
     defaults = GenerationDefaults()
     if config.generation_config == "auto":
         given = read_generation_config(folder)
@@ -110,6 +108,18 @@ def _tokenizer_folder(tokenizer: str | None) -> Path | None:
     if tokenizer is None:
         return None
     return DEMO_MODEL if tokenizer == DEMO_NAME else find_model(tokenizer, has_weights=False)
+
+
+def compile_templates(
+    files: TokenizerFiles, special_text: SpecialText, where: str, untrusted: Untrusted | None = None
+) -> ChatTemplate:
+    """Raises TokenizerFilesError for a template that is not Jinja; `where` is what it came from."""
+    try:
+        return ChatTemplate(files.chat_templates, files.named_tokens, special_text, untrusted)
+    except jinja2.TemplateSyntaxError as error:
+        raise TokenizerFilesError(f"the chat template of {where} is not valid Jinja (line {error.lineno})") from None
+    except RecursionError:
+        raise TokenizerFilesError(f"the chat template of {where} is nested too deeply") from None
 
 
 def _try_templates(files: TokenizerFiles, untrusted: Untrusted, where: str) -> None:

@@ -66,7 +66,7 @@ def _chat_templates(folder: Path, config: dict[str, Any]) -> dict[str, str]:
         elif isinstance(given, dict):
             templates |= {str(name): str(text) for name, text in given.items()}
         elif isinstance(given, list):
-            templates |= {entry["name"]: entry["template"] for entry in given}
+            templates |= _named_templates(given)
     if (folder / "chat_template.jinja").is_file():
         templates["default"] = _read_text(folder / "chat_template.jinja")
     for path in sorted((folder / "additional_chat_templates").glob("*.jinja")):
@@ -74,6 +74,12 @@ def _chat_templates(folder: Path, config: dict[str, Any]) -> dict[str, str]:
     if templates and "default" not in templates:
         templates["default"] = next(iter(templates.values()))
     return templates
+
+
+def _named_templates(given: list[Any]) -> dict[str, str]:
+    """Of the form [{"name": ..., "template": ...}]."""
+    pairs = [(entry.get("name"), entry.get("template")) for entry in given if isinstance(entry, dict)]
+    return {name: text for name, text in pairs if isinstance(name, str) and isinstance(text, str)}
 
 
 def _content(entry: Any) -> str | None:

@@ -18,6 +18,7 @@ from quire.shared.link import wait
 from quire.shared.messages import (
     Abort,
     Accepted,
+    History,
     Refused,
     Report,
     RequestId,
@@ -146,7 +147,8 @@ def test_what_could_never_run_is_refused_with_the_value_and_the_limit(deploy):
     deployment.send(submit(2, [2, 500], max_tokens=20))
     deployment.send(submit(3, [2, 3], max_tokens=20, stop_token_ids=[-1]))
     deployment.send(submit(4, [], max_tokens=20))
-    deployment.until(lambda: len(deployment.messages) == 4)
+    deployment.send(submit(5, [2, 3], max_tokens=20, history=[History(b"\0\0\0", 0)]))
+    deployment.until(lambda: len(deployment.messages) == 5)
     assert all(isinstance(message, Refused) and message.status == 400 for message in deployment.messages)
     texts = [message.message for message in deployment.messages if isinstance(message, Refused)]
     assert "118 tokens" in texts[0] and "128" in texts[0]
