@@ -223,7 +223,8 @@ class EngineConfig(ServiceConfig, frozen=True, kw_only=True):
         Flag("bytes of KV cache; absent: by --memory-utilization", "memory", ge=1, is_size=True, is_often_used=True),
     ] = None
     memory_utilization: Annotated[
-        float, Flag("share of the device's memory that may be used", "memory", ge=0.01, le=1.0, is_often_used=True)
+        float,
+        Flag("share of the device's memory that this server may take", "memory", ge=0.01, le=1.0, is_often_used=True),
     ] = 0.9
     schedule_policy: Annotated[
         str, Flag("who goes first when not all fit", "scheduling", choices=("fcfs", "priority"))

@@ -16,6 +16,7 @@ from quire.shared.messages import Configure, Plan, StepResult, WorkerReady
 
 from .debugging import Debugging
 from .device import available_bytes, cache_dtype
+from .device_memory import CudaMemory, DeviceMemory, Room, measure_room
 from .device_setup import is_device_runner, make_device_runner, reserved_parts
 from .errors import PlanError
 from .freed_memory import keep_freed_memory
@@ -27,9 +28,11 @@ from .layers.rotary import cos_sin_table
 from .loaded_model import load_model
 from .memory_plan import MemoryPlan, plan_memory
 from .models.decoder import Decoder
+from .out_of_memory import telling
 from .slot_lengths import Limits
 from .step_runner import StepRunner
 from .tensor_parallel import ALONE, RankGroup
+from .trial_step import run_trial
 
 
 class ModelRunner:
@@ -68,6 +71,8 @@ class ModelRunner:
         self.weight_bytes = loaded.weight_bytes
         self.group = group
         self._cache_dtype = cache_dtype(kv_cache_dtype, loaded.placement)
+        is_cuda = loaded.placement.device.type == "cuda"
+        self.device_memory: DeviceMemory | None = CudaMemory(loaded.placement.device) if is_cuda else None
         self._linear_choice = loaded.linear_choice
         self._threads = loaded.num_threads
         self._debugging = debugging
@@ -85,6 +90,8 @@ class ModelRunner:
         if self._steps is not None:
             self._steps.close()
         self._steps = self._kv_cache = None
+        if self._variants is not None:
+            self._variants.finish(wanted.block_size)
         free_bytes = available_bytes(self.placement.device, self.group.size)
         is_device = is_device_runner(self._wanted_runner, self.placement.device)
         beside = reserved_parts(self.config, wanted, self.placement.dtype, self._has_graphs) if is_device else []
@@ -97,6 +104,7 @@ class ModelRunner:
             free_bytes,
             self._cache_dtype,
             beside,
+            self._room(wanted),
         )
         plan = plan.with_blocks(self.group.smallest(plan.num_blocks, self.placement.device), wanted.block_size)
         limits = self.limits = Limits(
@@ -117,14 +125,23 @@ class ModelRunner:
         given = (self.model, self._kv_cache, cos_sin, limits, self.eos_token_ids)
         parts = plan.parts
         if is_device:
-            if self._variants is not None:
-                self._variants.finish(wanted.block_size)
             steps = make_device_runner(*given, has_graphs=self._has_graphs)
             parts = [(what, steps.graph_bytes if what == "graphs" else size) for what, size in parts]
         else:
             steps = make_host_runner(*given)
         self._steps = self._debugging.around(steps, self._kv_cache, wanted.block_size)
         return self._ready(plan, parts)
+
+    def _room(self, wanted: Configure) -> Room | None:
+        """By the device's own numbers; None on a CPU, whose memory is everybody's. Raises DeviceError."""
+        if self.device_memory is None:
+            return None
+
+        def trial() -> None:
+            with telling("in a trial step of the largest shapes", "lower --max-num-batched-tokens or --max-num-seqs"):
+                run_trial(self.model, self.config, self.placement, self._cache_dtype, wanted)
+
+        return measure_room(self.device_memory, trial, wanted.memory_utilization)
 
     def _ready(self, plan: MemoryPlan, parts: list[tuple[str, int]]) -> WorkerReady:
         device = self.placement.device

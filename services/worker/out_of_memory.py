@@ -21,14 +21,16 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
+_OF_A_STEP = "lower --memory-utilization (or --kv-cache-memory), or --max-num-batched-tokens"
+OF_A_MODEL = "try --quantization fp8 (int8 on a CPU), several GPUs by --tensor-parallel-size, or a smaller model"
+
+
 @contextlib.contextmanager
-def telling(doing: str) -> Iterator[None]:
+def telling(doing: str, remedy: str = _OF_A_STEP) -> Iterator[None]:
     """Raises a DeviceError with a sentence in place of whatever says that there is no memory."""
     try:
         yield
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        raise DeviceError(
-            f"out of memory {doing}; lower --memory-utilization (or --kv-cache-memory), or --max-num-batched-tokens"
-        ) from error
+        raise DeviceError(f"out of memory {doing}; {remedy}") from error

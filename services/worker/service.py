@@ -27,7 +27,7 @@ from quire.shared.service import Service, bootstrap
 
 from .debugging import Debugging
 from .errors import DeviceError, GroupError, PlanError
-from .out_of_memory import telling
+from .out_of_memory import OF_A_MODEL, telling
 from .plans_under_way import PlansUnderWay
 from .start_phases import StartPhases, process_seconds
 
@@ -176,7 +176,7 @@ class Worker:
             else:
                 self._handle(*received)
         if loading.error is not None:
-            with telling("while the model was loaded"):
+            with telling("while the model was loaded", OF_A_MODEL):
                 raise loading.error
         if loading.runner is None:
             return

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from quire.services.worker.device import available_bytes
+from quire.services.worker.device_memory import Room
 from quire.services.worker.errors import DeviceError
 from quire.services.worker.kv_cache import block_bytes
 from quire.services.worker.memory_plan import MemoryPlan, plan_memory, workspace_bytes
@@ -22,9 +23,11 @@ OF_BLOCK = block_bytes(CONFIG, 16, torch.bfloat16)
 WORKSPACE = workspace_bytes(CONFIG, WANTED, torch.bfloat16)
 
 
-def plan(free: int = 16 * GIB, device: str = "cpu", weights: int = 10 << 20, **changes) -> MemoryPlan:
+def plan(
+    free: int = 16 * GIB, device: str = "cpu", weights: int = 10 << 20, room: Room | None = None, **changes
+) -> MemoryPlan:
     wanted = msgspec.structs.replace(WANTED, **changes)
-    return plan_memory(CONFIG, wanted, torch.device(device), torch.bfloat16, weights, free)
+    return plan_memory(CONFIG, wanted, torch.device(device), torch.bfloat16, weights, free, room=room)
 
 
 def test_no_more_is_taken_than_all_rows_can_use():
@@ -45,6 +48,24 @@ def test_utilization_counts_the_weights_that_are_there():
     wanted = msgspec.structs.replace(WANTED, max_num_seqs=4096)
     kv_bytes = int(2 * GIB * 0.8) - GIB - workspace_bytes(CONFIG, wanted, torch.bfloat16)
     assert found.num_blocks == kv_bytes // OF_BLOCK
+
+
+def test_a_device_that_tells_its_room_is_believed():
+    room = Room(weights=16 * GIB, workspace=3 * GIB, free=64 * GIB, limit=36 * GIB)
+    found = plan(free=1, weights=1, device="cuda", max_num_seqs=4096, room=room)
+    assert found.parts[:2] == [("weights", 16 * GIB), ("workspace", 3 * GIB)]
+    assert found.num_blocks == min(4096 * 257, 17 * GIB // OF_BLOCK)
+    with pytest.raises(DeviceError, match="lower --kv-cache-memory"):
+        plan(device="cuda", room=room, kv_cache_memory_bytes=62 * GIB)
+    with pytest.raises(DeviceError, match="but there are 0 bytes: lower --max-model-len or raise --memory-utilization"):
+        plan(device="cuda", room=Room(16 * GIB, 3 * GIB, 64 * GIB, 15 * GIB), max_model_len=4096)
+
+
+def test_an_fp8_cache_has_blocks_of_half_the_size():
+    args = (torch.device("cpu"), torch.bfloat16, 0, 16 * GIB)
+    wanted = msgspec.structs.replace(WANTED, kv_cache_memory_bytes=1 << 26)
+    counts = [plan_memory(CONFIG, wanted, *args, dtype).num_blocks for dtype in (None, torch.float8_e4m3fn)]
+    assert counts[1] // 2 == counts[0]
 
 
 def test_a_small_cache_shortens_the_texts():
