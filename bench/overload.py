@@ -155,7 +155,9 @@ class Run:
         memory = self._memory()
         for factor in options.factors:
             load = await self._load(flood, factor * rate)
-            found[f"{factor:g} x"] = {**load.figures(), "memory_growth_mib": self._memory() - memory}
+            now = self._memory()
+            growth = {name: now[name] - size for name, size in memory.items() if name in now}
+            found[f"{factor:g} x"] = {**load.figures(), "memory_growth_mib": growth}
         found["long prompts"] = await beside_long_prompts(
             self._client, self._server.model, options.streams, options.windows, options.window_seconds
         )
@@ -166,8 +168,8 @@ class Run:
         await asyncio.sleep(0.5)
         return load
 
-    def _memory(self) -> float:
-        return memory_mib(self._server.process_ids()[0])["together"]
+    def _memory(self) -> dict[str, float]:
+        return memory_mib(self._server.process_ids()[0])
 
 
 def verdicts(found: dict[str, Any]) -> list[tuple[str, float, str, str]]:
@@ -187,7 +189,7 @@ def verdicts(found: dict[str, Any]) -> list[tuple[str, float, str, str]]:
                 1.2,
                 False,
             ),
-            (f"{name}: memory, MiB more", load["memory_growth_mib"], 50.0, False),
+            (f"{name}: memory, MiB more", load["memory_growth_mib"]["together"], 50.0, False),
             (f"{name}: neither answered nor refused", load["errors"] + load["without_retry_after"], 0.0, False),
         ]
     for kind, ratio in found["long prompts"]["ratios"].items():

@@ -31,6 +31,7 @@ from quire.shared.service import Service
 from . import operations
 from .admission import Admission
 from .authentication import Keys, check_host
+from .body_parsing import BodyParser
 from .exchange import Exchange, Headers, Receive, Scope, Send
 from .generation import CHAT, COMPLETION, generate
 from .health import Health
@@ -111,6 +112,7 @@ class Application:
         self.admission = Admission(self.config, metrics)
         self.watchdog = Watchdog(self.config.keep_alive_interval, self.config.stall_timeout, loop)
         self.listener = listener
+        self.parser = BodyParser(loop)
         self.errors = RecentErrors()
         self.request_log = RequestLog()
         self.spans = Spans.of(self.config, service.name)

@@ -16,6 +16,7 @@ from quire.shared.errors import INVALID_TYPE, INVALID_VALUE, MISSING_PARAMETER, 
 from quire.shared.messages import IdsPrompt, Prompt, TextPrompt
 
 from .bounds import MAX_ID, Items, Json, Number, Text, out_of_bounds
+from .id_lists import MAX_PROMPT_IDS, packed_ids
 from .protocol import (
     ABSENT,
     MAX_CHOICES,
@@ -31,9 +32,8 @@ from .protocol import (
 DEFAULT_MAX_TOKENS = 16
 _MAX_TEXT_BYTES = 64 << 20
 """The body's own limit is lower and decides."""
-_MAX_PROMPT_IDS = 1 << 22
 _TEXT = Text(1, _MAX_TEXT_BYTES)
-_IDS = Items(1, _MAX_PROMPT_IDS, Number(0, MAX_ID))
+_IDS = Items(1, MAX_PROMPT_IDS, Number(0, MAX_ID))
 _ONE_TEXT = Annotated[str, _TEXT]
 _TEXTS = Annotated[list[str], Items(1, MAX_CHOICES, _TEXT)]
 _ONE_IDS = Annotated[list[int], _IDS]
@@ -80,7 +80,7 @@ def _prompts(raw: bytes, add_special_tokens: bool) -> list[Prompt]:
         return [TextPrompt(text, add_special_tokens) for text in decode_part(raw, _TEXTS, "prompt")]
     if inside == b"[":
         return [_packed(ids) for ids in decode_part(raw, _MANY_IDS, "prompt")]
-    return [_packed(decode_part(raw, _ONE_IDS, "prompt"))]
+    return [IdsPrompt(packed_ids(raw, _ONE_IDS))]
 
 
 def _packed(ids: list[int]) -> IdsPrompt:

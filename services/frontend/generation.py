@@ -84,7 +84,7 @@ async def generate(app: Application, exchange: Exchange, endpoint: Endpoint) -> 
         card, exchange.key_name, Held(1, tokens_in(size or 0, 1, card), size or max_size)
     ) as permit:
         body = await exchange.read_json(max_size)
-        parsed = endpoint.parse(body)
+        parsed = await app.parser.parse(endpoint.parse, body)
         generates = _generates(app, exchange, parsed, card, arrival)
         asked = _asked(endpoint.write_id(generates[0].request_id), parsed, card, arrival)
         permit.change(card, Held(asked.num_choices, tokens_in(len(body), len(parsed.prompts), card), len(body)))

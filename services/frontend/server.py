@@ -13,6 +13,7 @@ import gc
 import logging
 import signal
 import socket
+import sys
 from collections.abc import Generator
 
 import uvicorn
@@ -28,6 +29,7 @@ from quire.shared.service import Service
 
 from .app import Application
 from .authentication import Keys
+from .body_parsing import SWITCH_SECONDS
 from .http_connection import HttpConnection
 from .listener import Listener
 from .mailbox import AnswerFailed
@@ -101,6 +103,7 @@ class Frontend:
             self._reader.close()
             self._app.client.close()
             self._link.close()
+            self._app.parser.close()
             if self._app.spans is not None:
                 self._app.spans.close()
 
@@ -221,6 +224,8 @@ def run(service: Service[FrontendConfig], sock: socket.socket, keys: Keys) -> No
     """Serve until told to stop."""
     for name in ("uvicorn", "uvicorn.error"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # the application answers and logs its own errors
+
+    sys.setswitchinterval(SWITCH_SECONDS)
 
     async def main() -> None:
         await Frontend(service, sock, keys).run()
