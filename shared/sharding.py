@@ -22,19 +22,29 @@ def part_of(config: ModelConfig, size: int) -> ModelConfig:
     """
     if size == 1:
         return config
-    _divide("num_attention_heads", config.num_attention_heads, size)
-    _divide("intermediate_size", config.intermediate_size, size)
-    num_kv_heads = config.num_key_value_heads
-    if num_kv_heads % size and size % num_kv_heads:
-        raise ModelFilesError(
-            f"--tensor-parallel-size {size} does not go with {num_kv_heads} key-value heads: one must divide the other"
-        )
+    hindrance = _hindrance(config, size)
+    if hindrance:
+        possible = ", ".join(str(number) for number in range(2, 65) if not _hindrance(config, number))
+        raise ModelFilesError(f"--tensor-parallel-size {size} {hindrance}; possible: {possible or 'only 1'}")
     return msgspec.structs.replace(
         config,
         num_attention_heads=config.num_attention_heads // size,
-        num_key_value_heads=max(1, num_kv_heads // size),
+        num_key_value_heads=max(1, config.num_key_value_heads // size),
         intermediate_size=config.intermediate_size // size,
     )
+
+
+def _hindrance(config: ModelConfig, size: int) -> str:
+    for name, whole in (
+        ("num_attention_heads", config.num_attention_heads),
+        ("intermediate_size", config.intermediate_size),
+    ):
+        if whole % size:
+            return f"does not divide the model's {name} {whole}"
+    num_kv_heads = config.num_key_value_heads
+    if num_kv_heads % size and size % num_kv_heads:
+        return f"does not go with {num_kv_heads} key-value heads: one must divide the other"
+    return ""
 
 
 def vocab_part(vocab_size: int, size: int) -> int:
@@ -42,11 +52,3 @@ def vocab_part(vocab_size: int, size: int) -> int:
     if size == 1:
         return vocab_size
     return -(-vocab_size // (size * _VOCAB_MULTIPLE)) * _VOCAB_MULTIPLE
-
-
-def _divide(name: str, whole: int, size: int) -> None:
-    if whole % size:
-        possible = ", ".join(str(number) for number in range(2, min(whole, 64) + 1) if not whole % number)
-        raise ModelFilesError(
-            f"--tensor-parallel-size {size} does not divide the model's {name} {whole}; {possible or 'only 1'} would"
-        )

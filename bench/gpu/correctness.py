@@ -25,6 +25,8 @@ def run(setting: Setting) -> Outcome:
     mode = "gpu" if setting.device == "cuda" else "ref"
     tests = "tests/kernels/triton" + ("/test_norm.py" if setting.is_tiny else "")
     arguments = ["-m", "pytest", "-q", "-p", "no:cacheprovider", tests, "--tb=line", "-W", "ignore"]
+    # What is compiled or interpreted without a GPU was tested without one.
+    arguments += [f"--ignore=tests/kernels/triton/{name}.py" for name in ("test_compile", "test_interpreted")]
     try:
         output = python(arguments, 200, {"QUIRE_KERNEL_TESTS": mode})
     except RuntimeError as error:

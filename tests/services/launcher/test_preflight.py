@@ -67,7 +67,7 @@ def test_an_unknown_host_is_a_sentence() -> None:
     [
         (
             {"tensor_parallel_size": 4},
-            "--tensor-parallel-size 4 does not divide the model's num_attention_heads 6",
+            "--tensor-parallel-size 4 does not divide the model's num_attention_heads 6; possible: 2",
         ),
         ({"tensor_parallel_size": 3}, "does not divide the model's intermediate_size 512"),
         ({"tensor_parallel_size": 2, "device": "cuda"}, "needs a GPU for each rank, and there are 1; lower it"),

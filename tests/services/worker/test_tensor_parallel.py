@@ -144,7 +144,7 @@ def test_a_rank_that_only_pads_the_vocabulary() -> None:
 @pytest.mark.parametrize(
     ("family", "size", "sentence"),
     [
-        ("llama 2", 3, "--tensor-parallel-size 3 does not divide the model's num_attention_heads 4; 2, 4 would"),
+        ("llama 2", 3, "--tensor-parallel-size 3 does not divide the model's num_attention_heads 4; possible: 2, 4"),
         ("llama 2", 8, "num_attention_heads 4"),
     ],
 )
