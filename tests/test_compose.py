@@ -72,6 +72,11 @@ def test_every_service_is_locked_down(name: str) -> None:
     assert not service.get("privileged")
     assert service["user"] == compose()["services"]["frontend"]["user"] != "0:0"
     assert service["restart"] == "unless-stopped"
+    (mount,) = service["tmpfs"]
+    folder, _, options = mount.partition(":")
+    assert folder == "/tmp" and {"nosuid", "nodev"} <= set(options.split(",")) and "size=" in options
+    assert ("noexec" in options) == (name != "engine-gpu")
+    assert service["pids_limit"] > 0
     assert service["healthcheck"]["test"][:3] == ["CMD", "quire", "health"]
 
 
@@ -97,6 +102,27 @@ def test_only_the_frontend_has_a_port_and_only_on_this_host() -> None:
     for name, service in compose()["services"].items():
         ports = service.get("ports", [])
         assert ports == (["127.0.0.1:8000:8000"] if name == "frontend" else [])
+
+
+def test_what_needs_no_way_out_has_none() -> None:
+    document = compose()
+    assert document["networks"]["inside"] == {"internal": True}
+    assert not (document["networks"]["outside"] or {}).get("internal")
+    for name, service in document["services"].items():
+        assert service["networks"] == (["outside"] if name == "frontend" else ["inside"]), name
+
+
+def test_only_models_and_what_services_share_is_mounted_and_models_cannot_be_written() -> None:
+    for service in compose()["services"].values():
+        mounts = dict(mount.split(":", 1) for mount in service["volumes"])
+        assert set(mounts) == {"run", "hub", "./shared/demo_model"}
+        assert mounts["./shared/demo_model"] == "/models:ro"
+
+
+def test_health_checks_are_quick_to_find_out() -> None:
+    for service in compose()["services"].values():
+        check = {name: service["healthcheck"][name] for name in ("interval", "timeout", "retries")}
+        assert int(check["interval"][:-1]) * check["retries"] <= 15 and int(check["timeout"][:-1]) <= 5
 
 
 def test_every_setting_in_the_environment_is_one() -> None:

@@ -15,6 +15,7 @@ import torch
 from checkpoints import FAMILIES, load_reference, make_checkpoint
 from engine_under_test import EngineUnderTest, submit
 
+from quire.services.worker.debugging import Debugging
 from quire.services.worker.model_runner import ModelRunner
 from quire.shared.messages import Configure
 
@@ -38,12 +39,14 @@ class Family:
     def __init__(self, name: str, folder: Path) -> None:
         self.folder = make_checkpoint(name, folder / name.replace(" ", "-"))
         self.runner = ModelRunner(self.folder, "cpu", "float32", threads=1)
+        self.poisoned = ModelRunner(self.folder, "cpu", "float32", threads=1, debugging=Debugging(poisons_blocks=True))
         self.reference = load_reference(self.folder)
         self.vocab_size = self.runner.config.vocab_size
 
-    def engine(self, **settings) -> EngineUnderTest:
+    def engine(self, runner: ModelRunner | None = None, **settings) -> EngineUnderTest:
         sizes = {"num_blocks": 512, "max_num_seqs": 32, "budget": 512, **settings}
-        self.runner.configure(
+        runner = runner or self.runner
+        runner.configure(
             Configure(
                 max_num_seqs=sizes["max_num_seqs"],
                 max_num_batched_tokens=sizes["budget"],
@@ -53,9 +56,9 @@ class Family:
                 memory_utilization=0.9,
             )
         )
-        assert self.runner.limits.num_blocks >= sizes["num_blocks"]
+        assert runner.limits.num_blocks >= sizes["num_blocks"]
         return EngineUnderTest(
-            block_size=BLOCK_SIZE, max_model_len=MAX_MODEL_LEN, apply=self.runner.step, eos_token_ids=(), **sizes
+            block_size=BLOCK_SIZE, max_model_len=MAX_MODEL_LEN, apply=runner.step, eos_token_ids=(), **sizes
         )
 
     @property
@@ -157,6 +160,34 @@ def test_drawn_tokens_are_the_same_however_they_are_run(family: Family):
     assert len({tuple(tokens) for tokens in expected.values()}) > 12
     for settings in ({"depth": 2}, {"budget": 16}, {"num_blocks": 40}, {"max_num_seqs": 3}):
         assert run(**settings) == expected, settings
+
+
+@pytest.mark.parametrize("way", ["budget of 16", "tiny cache"])
+def test_what_is_in_a_block_before_it_is_written_changes_nothing(family: Family, way: str):
+    """Full of NaN until they are written: prefix hits, forks, preemption and chunks give the same tokens."""
+    prompts = family.prompts(29, 5)
+    shared = prompts[0][:40] + [7] * 20
+
+    def run(runner: ModelRunner) -> dict:
+        engine = family.engine(runner, **WAYS[way])
+        for request_id, prompt in enumerate(prompts):
+            engine.add(submit(request_id, shared + prompt[:9], 24, n=2, seed=request_id, temperature=0.8))
+            engine.add(greedy(100 + request_id, prompt))
+        answers = engine.run(20_000)
+        assert not any(end.reason == "error" for answer in answers.values() for end in answer.finished)
+        return {key: answer.token_ids for key, answer in answers.items()}
+
+    assert run(family.poisoned) == run(family.runner)
+
+
+def test_a_poisoned_cache_is_full_of_nan_until_it_is_written(family: Family):
+    engine = family.engine(family.poisoned)
+    cache = family.poisoned._kv_cache
+    assert cache is not None and cache.keys.isnan().all() and cache.values.isnan().all()
+    engine.add(submit(1, family.prompts(3, 1)[0][:20], max_tokens=4, temperature=0.0, ignore_eos=True))
+    engine.run()
+    written = (~cache.keys[0].isnan()).any(dim=(1, 2, 3)).nonzero().flatten().tolist()
+    assert len(written) == 2, "of 20 prompt tokens and 3 more"
 
 
 def test_logprobs_are_the_references(family: Family):
