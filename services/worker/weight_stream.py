@@ -24,7 +24,7 @@ from .device_stream import DeviceEvent, DeviceStream, current_stream, side_strea
 Key = TypeVar("Key")
 
 _NUM_BUFFERS = 4
-"""Of the ring, as many as there are readers: one core alone takes 5 to 10 GB/s out of the page cache."""
+"""Of the ring, as many as there are readers: one core alone copies out of the page cache slower than a GPU takes it."""
 _BUFFER_BYTES = 32 << 20
 _ALIGNMENT = 16
 """Of tensors in a staging buffer, in bytes: copies are of whole vectors then."""

@@ -42,6 +42,17 @@ def test_a_config_alone_answers_texts_and_token_ids(tmp_path):
         assert complete(server, "Count from 1")["usage"]["completion_tokens"] == 6
 
 
+def test_it_serves_in_8_bit_floats_and_says_so(tmp_path):
+    flags = ("--load-format", "dummy", "--tokenizer", "quire-demo", "--quantization", "fp8", "--kv-cache-dtype", "fp8")
+    with serving(str(config_alone(tmp_path)), *flags, "--log-level", "info") as server:
+        prompts = [[4000, 5, 6], list(range(100, 140)), [9]]
+        alone = [complete(server, prompt)["choices"][0] for prompt in prompts]
+        together = complete(server, prompts)["choices"]
+        assert [choice["text"] for choice in together] == [choice["text"] for choice in alone]
+        told = server.get("/metrics").decode()
+        assert "linear: fp8, fp8 KV cache" in told
+
+
 def test_without_a_tokenizer_the_flag_is_named(tmp_path):
     server = RunningServer(str(config_alone(tmp_path)), "--load-format", "dummy")
     assert server.process.wait(60) == 1

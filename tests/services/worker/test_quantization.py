@@ -74,11 +74,11 @@ def test_fp8_leaves_embedding_and_head_as_they_are(tmp_path):
     assert config.num_hidden_layers * of_layer <= numbers < config.num_hidden_layers * of_layer * 1.1
 
 
-@pytest.mark.parametrize("family", ["llama 3", "qwen3"])
-def test_a_row_in_fp8_does_not_depend_on_the_rows_beside_it(tmp_path, family):
+@pytest.mark.parametrize(("family", "kind"), [("llama 3", "host"), ("qwen3", "host"), ("qwen3", "device")])
+def test_a_row_in_fp8_does_not_depend_on_the_rows_beside_it(tmp_path, family, kind):
     """Scales are of single rows, and the KV's are 1: alone, together, in chunks and again, the same tokens come."""
     folder = make_checkpoint(family, tmp_path)
-    runner = ModelRunner(folder, "cpu", "float32", threads=1, quantization="fp8", kv_cache_dtype="fp8")
+    runner = ModelRunner(folder, "cpu", "float32", 1, quantization="fp8", kv_cache_dtype="fp8", runner=kind)
     random = Random(1)
     prompts = [[random.randrange(384) for _ in range(length)] for length in (3, 17, 30, 41)]
     alone = []
