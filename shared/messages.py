@@ -171,6 +171,9 @@ class TextParams(_Message, frozen=True):
     return_prompt_text: bool = False
     shown_specials: list[str] = []
     """Special tokens that stay in the text though others are skipped: the markers of its parser."""
+    only_tokenizes: bool = False
+    """Nothing is to run: the tokenizer answers with an Accepted by itself. Prompts may be longer than the model takes."""
+    return_token_strings: bool = False
 
 
 class History(_Message, frozen=True):
@@ -346,6 +349,8 @@ class Accepted(_Message, frozen=True, tag="accepted"):
     prompt_text: str = ""
     starts_in_reasoning: bool = False
     """The prompt's end has begun the reasoning; from the tokenizer."""
+    token_strings: list[str] = []
+    """The prompt's tokens as the vocabulary writes them, where asked for."""
 
 
 class Refused(_Message, frozen=True, tag="refused"):

@@ -52,6 +52,16 @@ def completion_id(request_id: RequestId) -> str:
     return f"cmpl-{request_id:016x}"
 
 
+def message_id(request_id: RequestId) -> str:
+    """How an Anthropic message's id is written."""
+    return f"msg_{request_id:016x}"
+
+
+def response_id(request_id: RequestId) -> str:
+    """How a response's id is written."""
+    return f"resp_{request_id:016x}"
+
+
 def parse(text: str) -> RequestId | None:
     """The request id in either written form; None when there is none in it."""
     _, _, digits = text.rpartition("-")

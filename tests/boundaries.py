@@ -12,10 +12,19 @@ from quire.services.frontend.openapi import document
 PATHS = {
     "/v1/chat/completions": {"messages": [{"role": "user", "content": "x"}], "max_tokens": 1},
     "/v1/completions": {"prompt": "Hello.", "max_tokens": 1},
+    "/v1/messages": {"messages": [{"role": "user", "content": "x"}], "max_tokens": 1},
+    "/v1/messages/count_tokens": {"messages": [{"role": "user", "content": "x"}]},
+    "/tokenize": {"messages": [{"role": "user", "content": "x"}]},
+    "/detokenize": {"tokens": [1]},
 }
 """Path -> a body that is answered quickly."""
 WHOLE = {
     "Message": {"role": "user", "content": "x"},
+    "AnthropicMessage": {"role": "user", "content": "x"},
+    "Block": {"type": "text", "text": "x"},
+    "AnthropicTool": {"name": "f"},
+    "AnthropicToolChoice": {"type": "none"},
+    "Thinking": {"type": "enabled"},
     "Part": {"type": "text", "text": "x"},
     "ToolCall": {"function": {"name": "f"}},
     "Function": {"name": "f"},
@@ -23,7 +32,12 @@ WHOLE = {
     "ToolFunction": {"name": "f"},
 }
 """What an object needs beside the field in question."""
-COMPANIONS = {"top_logprobs": {"logprobs": True}, "stream_options": {"stream": True}, "tool_choice": {"tools": None}}
+COMPANIONS = {
+    "prompt": {"messages": None},
+    "top_logprobs": {"logprobs": True},
+    "stream_options": {"stream": True},
+    "tool_choice": {"tools": None},
+}
 LARGEST = 1 << 20
 """Longer values are the body's own limit to refuse."""
 

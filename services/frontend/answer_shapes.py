@@ -224,6 +224,18 @@ class ModelList(Shape):
     data: list[Model]
 
 
+class Tokens(Shape):
+    count: int
+    max_model_len: int
+    tokens: list[int]
+    token_strs: list[str] | None
+    """As the vocabulary writes them; null unless asked for."""
+
+
+class DetokenizedText(Shape):
+    prompt: str
+
+
 class Empty(Shape):
     """An empty object."""
 

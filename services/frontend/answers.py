@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from quire.shared.errors import ApiError
 from quire.shared.messages import Accepted, LogprobEntry
 
 from .choice_output import Parsing
@@ -101,9 +102,27 @@ class Answer(Protocol):
         """The usage chunk, if asked for."""
         ...
 
+    @property
+    def done(self) -> bytes:
+        """What ends a stream, behind everything."""
+        ...
+
+    def failed(self, error: ApiError) -> bytes:
+        """How a stream that has begun says that it failed, and ends."""
+        ...
+
     def whole(self, choices: list[Delta]) -> bytes:
         """The plain answer of completed choices, each merged into one delta, in order."""
         ...
+
+
+class OpenAiEvents:
+    """How streams of chat and text completions end."""
+
+    done = b"data: [DONE]\n\n"
+
+    def failed(self, error: ApiError) -> bytes:
+        return b"data: " + error.envelope() + b"\n\n" + self.done
 
 
 def start_of_chunk(asked: Asked, kind: str) -> bytes:

@@ -30,6 +30,7 @@ from quire.shared.service import Service
 
 from . import operations
 from .admission import Admission
+from .anthropic import authorization_of, is_anthropic, messages, speak_anthropic
 from .authentication import Keys, check_host
 from .body_parsing import BodyParser
 from .exchange import Exchange, Headers, Receive, Scope, Send
@@ -44,6 +45,7 @@ from .request_log import RequestFacts, RequestLog
 from .spans import Spans
 from .status import status
 from .streaming import Watchdog
+from .tokenization import count_tokens, detokenize, tokenize
 from .tokenizer_client import TokenizerClient
 
 logger = logging.getLogger("quire.frontend")
@@ -66,6 +68,10 @@ ROUTES: list[tuple[str, tuple[str, ...], Handler]] = [
     ("/", ("GET",), playground),
     ("/v1/chat/completions", ("POST",), _chat_completions),
     ("/v1/completions", ("POST",), _completions),
+    ("/v1/messages", ("POST",), messages),
+    ("/v1/messages/count_tokens", ("POST",), count_tokens),
+    ("/tokenize", ("POST",), tokenize),
+    ("/detokenize", ("POST",), detokenize),
     ("/v1/models", ("GET",), operations.models),
     ("/v1/models/{id:path}", ("GET",), operations.model),
     ("/health", ("GET",), operations.ready),
@@ -157,6 +163,8 @@ class Application:
             return
         exchange = Exchange(scope, receive, send, f"req-{self.ids.next():016x}")
         exchange.common_headers += self._cors_headers(exchange)
+        if is_anthropic(scope["path"]):
+            speak_anthropic(exchange)
         try:
             await self._handle(exchange, receive, send)
         except ApiError as error:
@@ -179,7 +187,7 @@ class Application:
         if scope["method"] == "OPTIONS":
             await exchange.respond(204, b"", headers=self._preflight_headers(exchange))
             return
-        exchange.key_name = self.keys.check(scope["raw_path"], exchange.header(b"authorization"))
+        exchange.key_name = self.keys.check(scope["raw_path"], authorization_of(exchange))
         scope["app"] = self
         scope["quire.exchange"] = exchange
         try:

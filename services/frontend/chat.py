@@ -12,11 +12,21 @@ import msgspec
 
 from quire.shared.messages import Accepted, LogprobEntry
 
-from .answers import Asked, Tally, encode, ids_of, logprob_of, prompt_logprobs_json, start_of_chunk, token_text
+from .answers import (
+    Asked,
+    OpenAiEvents,
+    Tally,
+    encode,
+    ids_of,
+    logprob_of,
+    prompt_logprobs_json,
+    start_of_chunk,
+    token_text,
+)
 from .mailbox import Delta
 
 
-class ChatAnswer:
+class ChatAnswer(OpenAiEvents):
     """Writes one chat completion."""
 
     def __init__(self, asked: Asked, accepted: list[Accepted], tally: Tally) -> None:

@@ -79,11 +79,12 @@ def _prompts(raw: bytes, add_special_tokens: bool) -> list[Prompt]:
     if inside == b'"':
         return [TextPrompt(text, add_special_tokens) for text in decode_part(raw, _TEXTS, "prompt")]
     if inside == b"[":
-        return [_packed(ids) for ids in decode_part(raw, _MANY_IDS, "prompt")]
+        return [ids_prompt(ids) for ids in decode_part(raw, _MANY_IDS, "prompt")]
     return [IdsPrompt(packed_ids(raw, _ONE_IDS))]
 
 
-def _packed(ids: list[int]) -> IdsPrompt:
+def ids_prompt(ids: list[int]) -> IdsPrompt:
+    """Checked ids as a prompt."""
     packed = array.array("i", ids)
     if sys.byteorder == "big":
         packed.byteswap()

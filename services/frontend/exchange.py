@@ -37,6 +37,7 @@ class Exchange:
         "scope",
         "send",
         "status",
+        "write_error",
     )
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, own_id: str) -> None:
@@ -51,6 +52,8 @@ class Exchange:
         """For the log, of a request that has some."""
         self.has_started = False
         self.status = 0
+        self.write_error: Callable[[ApiError, str], bytes] = _openai_error
+        """The body of an error, which is given with the request's id."""
         self.key_name = ""
         """A hash of the API key; empty when there are no keys."""
 
@@ -120,7 +123,11 @@ class Exchange:
             extra.append((b"www-authenticate", b"Bearer"))
         if error.status == 413:
             extra.append((b"connection", b"close"))  # the rest of the body is not read
-        await self.respond(error.status, error.envelope(), headers=extra)
+        await self.respond(error.status, self.write_error(error, self.request_id.decode()), headers=extra)
+
+
+def _openai_error(error: ApiError, request_id: str) -> bytes:
+    return error.envelope()
 
 
 def _too_large(max_size_bytes: int) -> ApiError:

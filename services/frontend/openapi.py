@@ -14,11 +14,14 @@ from quire import __version__
 from quire.shared.errors import KINDS
 
 from . import answer_shapes as shapes
+from . import anthropic_shapes as anthropic
 from .answers import encode
+from .anthropic_protocol import CountRequest, MessagesRequest
 from .chat_protocol import ChatRequest
 from .completion_protocol import CompletionRequest
 from .exchange import Exchange
 from .openapi_schema import Schema, Schemas
+from .tokenization import DetokenizeRequest, TokenizeRequest
 
 if TYPE_CHECKING:
     from .app import Application
@@ -49,6 +52,9 @@ class Operation(msgspec.Struct, frozen=True):
     """What a 503 holds, where that is no plain error."""
     is_open: bool = False
     text: str = "text/plain"
+    error: type = shapes.Error
+    has_done: bool = True
+    """A stream's last data is [DONE]."""
 
 
 _READY = Operation("Whether a request would be taken", shapes.Ready, unready=shapes.NotReady, is_open=True)
@@ -58,6 +64,26 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ),
     ("POST", "/v1/completions"): Operation(
         "Continue texts or token ids", shapes.Completion, CompletionRequest, shapes.CompletionChunk, _GENERATING
+    ),
+    ("POST", "/v1/messages"): Operation(
+        "Answer a conversation, in Anthropic's form",
+        anthropic.AnthropicAnswerMessage,
+        MessagesRequest,
+        anthropic.AnthropicEvent,
+        _GENERATING,
+        error=anthropic.AnthropicError,
+        has_done=False,
+    ),
+    ("POST", "/v1/messages/count_tokens"): Operation(
+        "Count the tokens of a conversation, in Anthropic's form",
+        anthropic.CountedTokens,
+        CountRequest,
+        errors=_GENERATING,
+        error=anthropic.AnthropicError,
+    ),
+    ("POST", "/tokenize"): Operation("Tokens of a text or a chat", shapes.Tokens, TokenizeRequest, errors=_GENERATING),
+    ("POST", "/detokenize"): Operation(
+        "The text of tokens", shapes.DetokenizedText, DetokenizeRequest, errors=_GENERATING
     ),
     ("GET", "/v1/models"): Operation("The served names", shapes.ModelList, errors=(503,)),
     ("GET", "/v1/models/{id}"): Operation("One served name", shapes.Model, errors=(503,)),
@@ -83,8 +109,9 @@ async def openapi(app: Application, exchange: Exchange) -> None:
 def document(has_keys: bool = False, has_open_metrics: bool = False) -> Schema:
     """The whole document, as JSON values."""
     requests = Schemas()
-    answers = [kind for one in OPERATIONS.values() for kind in (one.answer, one.chunk, one.unready) if kind is not None]
-    _, answer_schemas = msgspec.json.schema_components([*answers, shapes.Error], ref_template=_REFERENCE)
+    kinds = [kind for one in OPERATIONS.values() for kind in (one.answer, one.chunk, one.unready, one.error)]
+    answers = [kind for kind in dict.fromkeys(kinds) if kind is not None]
+    _, answer_schemas = msgspec.json.schema_components(answers, ref_template=_REFERENCE)
     paths: dict[str, Schema] = {}
     for (method, path), operation in OPERATIONS.items():
         is_open = not has_keys or operation.is_open or (has_open_metrics and path == "/metrics")
@@ -136,7 +163,8 @@ def _answer(operation: Operation) -> Schema:
         name = operation.chunk.__name__
         description = (
             f"With stream: true, server-sent events: the data of each is a {name} (or, if it fails on the way, an"
-            " Error, after which the connection closes); the last is [DONE]. Without, one whole answer."
+            f" {operation.error.__name__}, after which the connection closes)"
+            f"{'; the last is [DONE]' if operation.has_done else ''}. Without, one whole answer."
         )
         content["text/event-stream"] = {"schema": {**_TEXT, "contentSchema": _reference(operation.chunk)}}
     return {"description": description, "headers": {"x-request-id": _REQUEST_ID}, "content": content}
@@ -147,7 +175,7 @@ def _errors(operation: Operation, is_open: bool) -> Schema:
     statuses = {*_COMMON, *operation.errors, *([503] if operation.unready else [])}
     for status in sorted(statuses - ({401} if is_open else set())):
         codes = ", ".join(sorted(kind.code for kind in KINDS.values() if kind.status == status))
-        kind = operation.unready if status == 503 and operation.unready else shapes.Error
+        kind = operation.unready if status == 503 and operation.unready else operation.error
         headers: Schema = {"x-request-id": _REQUEST_ID}
         if status in (429, 503):
             headers["retry-after"] = _RETRY_AFTER

@@ -132,7 +132,7 @@ _EMPTY_JSON = (b"", b"null", b"[]", b"{}", b'""', b"false")
 
 
 @functools.cache
-def _refused_fields(cls: type[GenerationRequest]) -> tuple[str, ...]:
+def _refused_fields(cls: type[msgspec.Struct]) -> tuple[str, ...]:
     """Known, and refused unless they ask for nothing."""
     return tuple(
         name
@@ -147,12 +147,17 @@ def json_of(raw: msgspec.Raw) -> bytes:
     return b"" if value == b"null" else value
 
 
-def check_shared(request: GenerationRequest) -> None:
-    """Everything that can be said of the shared fields without knowing the endpoint or the model."""
-    check(request)
+def refuse_unsupported(request: msgspec.Struct) -> None:
+    """Raise ApiError for a field that is known, not supported, and asks for something."""
     for name in _refused_fields(type(request)):
         if bytes(getattr(request, name)).strip() not in _EMPTY_JSON:
             raise unsupported(name)
+
+
+def check_shared(request: GenerationRequest) -> None:
+    """Everything that can be said of the shared fields without knowing the endpoint or the model."""
+    check(request)
+    refuse_unsupported(request)
     if request.use_beam_search:
         raise unsupported("use_beam_search")
     if request.best_of is not None and request.best_of != request.num_choices:

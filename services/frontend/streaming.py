@@ -27,7 +27,6 @@ _HEADERS = [
 ]
 _MAX_SEND_BYTES = 256 << 10
 """What is handed to a connection at once, however much waits for a slow reader."""
-_DONE = b"data: [DONE]\n\n"
 _KEEP_ALIVE = b": keep-alive\n\n"
 
 
@@ -72,7 +71,7 @@ class EventStream:
         try:
             await self._send_deltas(first)
         except ApiError as error:
-            await self._send(b"data: " + error.envelope() + b"\n\n" + _DONE, more=False)
+            await self._send(self._answer.failed(error), more=False)
             raise
 
     async def _first_deltas(self) -> list[Delta]:
@@ -111,7 +110,7 @@ class EventStream:
                     frames = b""
             deltas = []
             if tally.num_open == 0:
-                await self._send(frames + self._answer.closing() + _DONE, more=False)
+                await self._send(frames + self._answer.closing() + self._answer.done, more=False)
                 return
             if frames:
                 await self._send(frames)

@@ -232,6 +232,8 @@ class TokenizerClient:
                 if (record := self._records.get(message.request_id)) is not None:
                     record.is_accepted, record.parked_since = True, 0.0
                     record.mailbox.accept(record.position, message)
+                    if record.generate.text.only_tokenizes:
+                        self._forget(record)
             case Refused():
                 if (record := self._records.get(message.request_id)) is None:
                     pass

@@ -13,10 +13,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from quire.shared.errors import SERVER_OVERLOADED, refused
-from quire.shared.messages import ChatPrompt, IdsPrompt, Prompt, Refused
+from quire.shared.messages import ChatPrompt, IdsPrompt, Prompt
 
 from .chat_template import needs_helper
-from .preparation import Job, Prepared
+from .preparation import Job, Outcome
 
 _LONG_PROMPT_BYTES = 32_768
 _MAX_BATCH = 32
@@ -29,8 +29,8 @@ class EncodingLanes:
 
     def __init__(
         self,
-        prepare: Callable[[list[Job]], list[Prepared | Refused]],
-        on_prepared: Callable[[Job, Prepared | Refused], None],
+        prepare: Callable[[list[Job]], list[Outcome]],
+        on_prepared: Callable[[Job, Outcome], None],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._prepare = prepare
@@ -65,7 +65,7 @@ class EncodingLanes:
         outcomes = self._prepare(live)
         self._loop.call_soon_threadsafe(self._deliver, live, outcomes)
 
-    def _deliver(self, jobs: list[Job], outcomes: Sequence[Prepared | Refused]) -> None:
+    def _deliver(self, jobs: list[Job], outcomes: Sequence[Outcome]) -> None:
         for job, outcome in zip(jobs, outcomes, strict=True):
             if not job.is_cancelled:
                 self._on_prepared(job, outcome)

@@ -7,18 +7,18 @@ that the event loop uses. Knows no links; a request that is wrong ends here as a
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
 from quire.shared.errors import INTERNAL_ERROR, INVALID_VALUE, UNSUPPORTED_PARAMETER, ApiError, refused
-from quire.shared.messages import ChatPrompt, Generate, IdsPrompt, Refused, Submit, TextPrompt
+from quire.shared.messages import Accepted, ChatPrompt, Generate, IdsPrompt, Refused, Submit, TextPrompt
 from quire.shared.output_formats import starts_in_reasoning
 
 from .chat_template import ChatRequest, ChatTemplate, needs_helper
 from .choice_text import ChoiceText, PlainText, StoppableText, replay
 from .stop_strings import StopStrings
-from .token_ids import unpack_ids
+from .token_ids import pack_ids, unpack_ids
 from .tokenizer import Rendered, TextTokenizer
 from .validation import Limits, check_sampling, check_text_length, make_submit, unpack_prompt
 
@@ -40,6 +40,15 @@ class Prepared(msgspec.Struct, frozen=True):
     """Special tokens that the text shows though it skips others."""
 
 
+class Tokenized(msgspec.Struct, frozen=True):
+    """What a request only wanted to know."""
+
+    answer: Accepted
+
+
+Outcome: TypeAlias = Prepared | Tokenized | Refused
+
+
 class Job(msgspec.Struct):
     """One request on its way through an encoding thread."""
 
@@ -59,9 +68,9 @@ class Preparation:
         self._reasoning_format = reasoning_format
         self._template = template
 
-    def prepare(self, jobs: list[Job]) -> list[Prepared | Refused]:
+    def prepare(self, jobs: list[Job]) -> list[Outcome]:
         """One outcome a job, in order; encodes what is alike in one call. Never raises."""
-        outcomes: dict[int, Prepared | Refused] = {}
+        outcomes: dict[int, Outcome] = {}
         encoded: dict[tuple[bool, bool], list[tuple[int, Any]]] = {}
         for index, job in enumerate(jobs):
             try:
@@ -72,7 +81,8 @@ class Preparation:
                     outcomes[index] = self._finish(job, ids, None)
                     continue
                 source = self._render(prompt) if isinstance(prompt, ChatPrompt) else _text(prompt)
-                if job.generate.text.truncate_prompt_tokens is None:
+                text = job.generate.text
+                if text.truncate_prompt_tokens is None and not text.only_tokenizes:
                     check_text_length(source if isinstance(source, str) else source.text, job.limits)
                 encoded.setdefault((isinstance(source, Rendered), prompt.add_special_tokens), []).append(
                     (index, source)
@@ -114,8 +124,10 @@ class Preparation:
             )
         )
 
-    def _finish(self, job: Job, ids: list[int], source: str | Rendered | None) -> Prepared:
+    def _finish(self, job: Job, ids: list[int], source: str | Rendered | None) -> Prepared | Tokenized:
         generate = job.generate
+        if generate.text.only_tokenizes:
+            return self._tokenized(generate, ids)
         submit = make_submit(generate, ids, job.limits)
         stops = StopStrings(generate.text.stop)
         choices: list[ChoiceText | None] = []
@@ -135,6 +147,12 @@ class Preparation:
         starts_inside = isinstance(source, Rendered) and starts_in_reasoning(source.text, self._reasoning_format)
         prompt_text = self._prompt_text(generate, submit, source)
         return Prepared(submit, choices, resumed_texts, prompt_text, starts_inside, frozenset(shown))
+
+    def _tokenized(self, generate: Generate, ids: list[int]) -> Tokenized:
+        text, strings = generate.text, self._tokenizer.strings
+        shown = [strings[one] if one < len(strings) else "" for one in ids] if text.return_token_strings else []
+        written = self._tokenizer.decode(ids) if text.return_prompt_text else ""
+        return Tokenized(Accepted(generate.request_id, len(ids), pack_ids(ids), written, token_strings=shown))
 
     def _choice(self, generate: Generate, stops: StopStrings) -> ChoiceText:
         text = generate.text

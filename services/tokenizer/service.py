@@ -25,7 +25,7 @@ from .encoding_lanes import EncodingLanes
 from .engine_client import Engines
 from .model import Model
 from .outbox import Outbox
-from .preparation import Job, Preparation, Prepared
+from .preparation import Job, Outcome, Preparation, Tokenized
 from .reporting import Reporting
 from .request import Request
 from .stats import Stats
@@ -100,10 +100,14 @@ class TokenizerService:
         self._engines.count(engine, 1)
         self._lanes.put(job)
 
-    def _on_prepared(self, job: Job, outcome: Prepared | Refused) -> None:
+    def _on_prepared(self, job: Job, outcome: Outcome) -> None:
         request = self._requests[job.generate.request_id]
         if isinstance(outcome, Refused):
             self._refuse(request, outcome)
+            return
+        if isinstance(outcome, Tokenized):
+            self._server.send(request.outbox.frontend, outcome.answer)
+            self._drop(request)
             return
         submit = outcome.submit
         self._stats.prepared(len(submit.prompt_ids) // 4, time.monotonic() - job.received)

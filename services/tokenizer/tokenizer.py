@@ -47,7 +47,7 @@ class TextTokenizer:
         self._plain = _plain_copy(backend, added)
         self._marks = _Marks(self._plain, added)
         self._added_strings = {token_id: token.content for token_id, token in added.items()}
-        strings = token_strings(backend)
+        strings = self.strings = token_strings(backend)
         table = byte_table(strings, decoder_kinds(backend))
         self._has_byte_table = table is not None
         if table is None:

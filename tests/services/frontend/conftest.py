@@ -187,7 +187,7 @@ class FakeTokenizer:
         if "!say " in text:
             written = text.partition("!say ")[2]
             size = 3 if "!bits" in text else len(written)
-            return Row([written[at : at + size] for at in range(0, len(written), size)])
+            return Row([written[at : at + size] for at in range(0, len(written), size or 1)] or [""])
         if "!flood" in text:
             return Row(["~" * 4096] * 2_000, None if "!flood-on" in text else "length")
         if "!error" in text:
@@ -377,3 +377,25 @@ def frontend_class() -> type[Frontend]:
 @pytest.fixture(scope="session")
 def fake_class() -> type[FakeTokenizer]:
     return FakeTokenizer
+
+
+class ParsingFrontend(Frontend):
+    """One with a tokenizer of its own."""
+
+    fake: FakeTokenizer
+
+
+@pytest.fixture(scope="module")
+def parsing() -> Iterator[ParsingFrontend]:
+    """A frontend whose model thinks and calls as Qwen3 does; its answers are what the prompt says after !say."""
+    with tempfile.TemporaryDirectory(prefix="q-", dir="/tmp") as path:
+        fake = FakeTokenizer(Path(path))
+        fake.card = msgspec.structs.replace(
+            fake.card, tool_format="hermes", reasoning_format="think", reasoning_end_id=102
+        )
+        process = ParsingFrontend(Path(path))
+        process.wait_ready()
+        process.fake = fake
+        yield process
+        process.stop()
+        fake.close()

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import json
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
-import msgspec
 import openai
 import pytest
 from test_http import error_of, events
@@ -18,21 +14,6 @@ PARAMETERS = {"type": "object", "properties": {"a": {"type": "integer"}}}
 TOOL = {"type": "function", "function": {"name": "f", "description": "d", "parameters": PARAMETERS}}
 CALL = '<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>'
 THOUGHT = "<think>\nhm, so\n</think>\n\n"
-
-
-@pytest.fixture(scope="module")
-def parsing(frontend_class: Any, fake_class: Any) -> Iterator[Any]:
-    """A frontend whose model thinks and calls as Qwen3 does; its answers are what the prompt says after !say."""
-    with tempfile.TemporaryDirectory(prefix="q-", dir="/tmp") as path:
-        fake = fake_class(Path(path))
-        fake.card = msgspec.structs.replace(
-            fake.card, tool_format="hermes", reasoning_format="think", reasoning_end_id=102
-        )
-        process = frontend_class(Path(path)).wait_ready()
-        process.fake = fake
-        yield process
-        process.stop()
-        fake.close()
 
 
 def say(text: str, how: str = "", **fields: Any) -> dict[str, Any]:

@@ -11,14 +11,24 @@ import pytest
 from boundaries import Case, cases
 
 from quire.services.frontend import answer_shapes as shapes
+from quire.services.frontend.anthropic_protocol import CountRequest, MessagesRequest, parse_count, parse_messages
 from quire.services.frontend.app import ROUTES
 from quire.services.frontend.bounds import Bound, Choice, Items, Json, Number, Text, bounds_in
 from quire.services.frontend.chat_protocol import ChatRequest, parse_chat
 from quire.services.frontend.completion_protocol import CompletionRequest, parse_completion
 from quire.services.frontend.openapi import OPERATIONS, document
+from quire.services.frontend.tokenization import DetokenizeRequest, TokenizeRequest, parse_detokenize, parse_tokenize
 from quire.shared.errors import KINDS, ApiError
 
-PARSERS = {"/v1/chat/completions": parse_chat, "/v1/completions": parse_completion}
+PARSERS: dict[str, Any] = {
+    "/v1/chat/completions": parse_chat,
+    "/v1/completions": parse_completion,
+    "/v1/messages": parse_messages,
+    "/v1/messages/count_tokens": parse_count,
+    "/tokenize": parse_tokenize,
+    "/detokenize": parse_detokenize,
+}
+STRUCTS = [ChatRequest, CompletionRequest, MessagesRequest, CountRequest, TokenizeRequest, DetokenizeRequest]
 UNBOUNDED = {
     "ChatRequest.chat_template_kwargs.*": "any JSON: the template's, within the body's limit",
     "ChatRequest.tool_choice": "any JSON of at most 64 KiB: only none and auto are supported",
@@ -26,6 +36,20 @@ UNBOUNDED = {
     "ChatRequest.documents[].*": "any JSON: the template's, within the body's limit",
     "ChatRequest.messages[].tool_calls[].function.arguments.*": "any JSON: the template's, within the body's limit",
     "ChatRequest.tools[].function.parameters.*": "any JSON: the template's, within the body's limit",
+    "TokenizeRequest.chat_template_kwargs.*": "any JSON: the template's, within the body's limit",
+    "TokenizeRequest.messages[].tool_calls[].function.arguments.*": "any JSON: the template's, within the body's limit",
+    "TokenizeRequest.tools[].function.parameters.*": "any JSON: the template's, within the body's limit",
+    **{
+        f"{name}.{field}": reason
+        for name in ("MessagesRequest", "CountRequest")
+        for field, reason in {
+            "messages[].content[].content": "a result's text or blocks, which are bounded when they are read",
+            "messages[].content[].input.*": "any JSON: the template's, within the body's limit",
+            "system[].content": "unused",
+            "system[].input.*": "unused",
+            "tools[].input_schema.*": "any JSON: the template's, within the body's limit",
+        }.items()
+    },
 }
 """Where anything may stand, and why."""
 
@@ -95,7 +119,7 @@ def unbounded(hint: Any, where: str, bounds: tuple[Bound, ...] = ()) -> typing.I
         yield where
 
 
-@pytest.mark.parametrize("cls", [ChatRequest, CompletionRequest])
+@pytest.mark.parametrize("cls", STRUCTS)
 def test_every_field_has_a_bound(cls: type[msgspec.Struct]) -> None:
     found = set(unbounded(cls, cls.__name__))
     assert found == {name for name in UNBOUNDED if name.startswith(cls.__name__)}
@@ -117,7 +141,7 @@ CASES = [*cases()]
 def test_the_cases_cover_every_field_of_the_document() -> None:
     covered = {(case.path, case.field.partition("[")[0].partition(".")[0]) for case in CASES if not case.is_inside}
     free = {"chat_template_kwargs", "tool_choice", "function_call"}
-    for path, cls in (("/v1/chat/completions", ChatRequest), ("/v1/completions", CompletionRequest)):
+    for path, cls in zip(PARSERS, STRUCTS, strict=True):
         for name, hint in typing.get_type_hints(cls, include_extras=True).items():
             is_flag = bool in typing.get_args(hint) or name in ("stream_options", "suffix")
             assert is_flag or name in free or (path, name) in covered, name
@@ -141,7 +165,8 @@ def test_just_inside_of_a_bound_is_taken_or_named_as_unsupported(case: Case) -> 
         PARSERS[case.path](case.body)
     except ApiError as error:
         is_scoring = case.field == "max_tokens" and "echo" in error.message
-        assert error.code.startswith("unsupported_") or is_scoring, error.message
+        needs_tools = case.field == "tool_choice.type" and "tool" in error.message
+        assert error.code.startswith("unsupported_") or is_scoring or needs_tools, error.message
 
 
 def test_no_field_names_a_path_a_host_or_a_url() -> None:
@@ -221,5 +246,7 @@ def test_the_served_document_is_this_one_and_needs_a_key_where_others_do(start: 
 def test_errors_have_the_shape_the_document_gives(frontend: Any, body: bytes) -> None:
     for path in PARSERS:
         answer = frontend.client.post(path, content=body, headers={"content-type": "application/json"})
-        assert answer.status_code >= 400
-        msgspec.json.decode(answer.content, type=shapes.Error)
+        if answer.status_code == 200:
+            assert path == "/tokenize", "a text that fails only when it is run"
+            continue
+        msgspec.json.decode(answer.content, type=OPERATIONS["POST", path].error)
