@@ -172,7 +172,7 @@ class TextParams(_Message, frozen=True):
     shown_specials: list[str] = []
     """Special tokens that stay in the text though others are skipped: the markers of its parser."""
     only_tokenizes: bool = False
-    """Nothing is to run: the tokenizer answers with an Accepted by itself. Prompts may be longer than the model takes."""
+    """Nothing is run, the tokenizer answers by an Accepted itself. A prompt may be longer than the model takes."""
     return_token_strings: bool = False
 
 
