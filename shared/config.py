@@ -195,6 +195,14 @@ class TokenizerConfig(ServiceConfig, frozen=True, kw_only=True):
             "sampling defaults: auto takes the checkpoint's generation_config.json", "model", choices=("auto", "none")
         ),
     ] = "auto"
+    helper_timeout: Annotated[
+        float,
+        Flag("seconds that a template or constraint of a request may run in its helper", "limits", ge=0.05, le=60),
+    ] = 1.0
+    helper_memory: Annotated[
+        int,
+        Flag("bytes of address space of the helper process", "limits", ge=128 << 20, le=1 << 40, is_size=True),
+    ] = 256 << 20
     engine_address: Annotated[
         tuple[str, ...], Flag("engine to dial beside those in the run directory, tcp://HOST:PORT", "links")
     ] = ()

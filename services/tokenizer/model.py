@@ -68,7 +68,7 @@ def load_model(config: TokenizerConfig) -> Model:
     tokenizer = TextTokenizer(files)
     tokenizer.texts.grow(vocab_size)
     where = config.chat_template or str(folder)
-    untrusted = Untrusted()
+    untrusted = Untrusted(config.helper_timeout, config.helper_memory)
     if folder != DEMO_MODEL or config.chat_template:
         _try_templates(files, untrusted, where)
     template = compile_templates(files, tokenizer.special_text, where, untrusted)

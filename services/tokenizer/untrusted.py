@@ -22,9 +22,7 @@ from quire.shared.messages import Outcome, Program
 
 from .byte_lru import ByteLru
 
-LIMIT_SECONDS = 1.0
-"""For one program, once the helper has it."""
-MEMORY_MIB = 256
+_PROGRAM = "quire.services.tokenizer.untrusted_program"
 _CACHE_BYTES = 16 << 20
 _START_SECONDS = 30.0
 _MAX_FRAME_BYTES = 96 << 20
@@ -39,8 +37,10 @@ class HelperLostError(Exception):
 class Untrusted:
     """Runs programs in the helper. Thread-safe; one program at a time."""
 
-    def __init__(self, limit_seconds: float = LIMIT_SECONDS) -> None:
+    def __init__(self, limit_seconds: float = 1.0, memory_bytes: int = 256 << 20) -> None:
         self._limit_seconds = limit_seconds
+        """For one program, once the helper has it."""
+        self._memory_bytes = memory_bytes
         self._lock = threading.Lock()
         self._helper: _Helper | None = None
         self._outcomes: ByteLru[Outcome] = ByteLru(_CACHE_BYTES)
@@ -86,10 +86,10 @@ class Untrusted:
             return Outcome("time", f"it takes longer than {self._limit_seconds:g} s")
         except (HelperLostError, OSError):
             self._replace()
-            return Outcome("memory", f"it needs more than {MEMORY_MIB} MiB, or breaks what compiles it")
+            return Outcome("memory", f"it needs more than {self._memory_bytes >> 20} MiB, or breaks what compiles it")
         if outcome.result == "memory":
             self._replace()
-            return Outcome("memory", f"it needs more than {MEMORY_MIB} MiB")
+            return Outcome("memory", f"it needs more than {self._memory_bytes >> 20} MiB")
         return outcome
 
     def _replace(self) -> _Helper:
@@ -97,7 +97,7 @@ class Untrusted:
         if self._helper is not None:
             self.num_killed += 1
             self._helper.kill()
-        self._helper = _Helper()
+        self._helper = _Helper(self._memory_bytes)
         return self._helper
 
     def close(self) -> None:
@@ -110,10 +110,10 @@ class Untrusted:
 class _Helper:
     """One process and its two pipes."""
 
-    def __init__(self) -> None:
+    def __init__(self, memory_bytes: int) -> None:
         environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "quire.services.tokenizer.untrusted_program", str(os.getpid())],
+            [sys.executable, "-m", _PROGRAM, str(os.getpid()), str(memory_bytes)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -28,8 +28,6 @@ from .byte_lru import ByteLru
 from .chat_messages import content_form
 from .template_rendering import make_environment, run
 
-MEMORY_BYTES = 256 << 20
-"""Address space of the whole process."""
 _TEMPLATE_CACHE_BYTES = 1 << 20
 _NOBODY = 65534
 _PR_SET_NO_NEW_PRIVS = 38
@@ -95,8 +93,8 @@ def _complaint(report: str) -> str:
     return echo(" ".join(report.partition("<state>")[0].split()) or "it cannot be compiled")
 
 
-def confine() -> None:
-    """No more files, sockets, processes, rights or memory than this process has now."""
+def confine(memory_bytes: int) -> None:
+    """No more files, sockets, processes or rights than this process has now, and so much address space."""
     if os.geteuid() == 0:
         with contextlib.suppress(OSError):
             os.setgroups([])
@@ -104,7 +102,7 @@ def confine() -> None:
             os.setresuid(_NOBODY, _NOBODY, _NOBODY)
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     for limit, value in (
-        (resource.RLIMIT_AS, MEMORY_BYTES),
+        (resource.RLIMIT_AS, memory_bytes),
         (resource.RLIMIT_NOFILE, 3),
         (resource.RLIMIT_NPROC, 0),
         (resource.RLIMIT_FSIZE, 0),
@@ -148,11 +146,11 @@ def warm_up(compiler: Compiler) -> None:
 
 
 def main() -> None:
-    parent_pid = int(sys.argv[1])
+    parent_pid, memory_bytes = int(sys.argv[1]), int(sys.argv[2])
     decoder = msgspec.msgpack.Decoder(Program)
     compiler = Compiler()
     warm_up(compiler)
-    confine()
+    confine(memory_bytes)
     die_with_parent(parent_pid)  # after the change of user, which would undo it
     write_frame(Outcome("ready"))
     while frame := read_frame():

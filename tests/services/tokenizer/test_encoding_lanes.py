@@ -76,6 +76,40 @@ def test_what_waits_is_taken_at_once_and_the_cancelled_never() -> None:
     assert delivered == [1, 2, 4, 5]
 
 
+def test_what_clients_program_holds_up_nobody_else_and_is_refused_when_too_much_of_it_waits() -> None:
+    async def scenario() -> list[tuple[int, str]]:
+        delivered: list[tuple[int, str]] = []
+        blocked, entered = threading.Event(), threading.Event()
+
+        def prepare(jobs: list[Job]) -> list[Prepared | Refused]:
+            if jobs[0].generate.request_id == 0:
+                entered.set()
+                blocked.wait(10)
+            return [_refusal(job) for job in jobs]
+
+        def on_prepared(job: Job, outcome: Prepared | Refused) -> None:
+            delivered.append((job.generate.request_id, outcome.code if isinstance(outcome, Refused) else ""))
+
+        lanes = EncodingLanes(prepare, on_prepared, asyncio.get_running_loop())
+        lanes.put(_job(0, ChatPrompt(b"[]", template_kwargs_json=b'{"n": 5}')))
+        await asyncio.to_thread(entered.wait, 10)
+        for number in range(1, 20):
+            lanes.put(_job(number, ChatPrompt(b"[]", chat_template="x")))
+        lanes.put(_job(50, ChatPrompt(b"[]", template_kwargs_json=b'{"enable_thinking": false}')))
+        while len(delivered) < 4:
+            await asyncio.sleep(0.001)
+        early = sorted(delivered)
+        blocked.set()
+        while len(delivered) < 21:
+            await asyncio.sleep(0.001)
+        lanes.close()
+        return early
+
+    early = asyncio.run(scenario())
+    assert [number for number, _ in early] == [17, 18, 19, 50]
+    assert [code for _, code in early[:3]] == ["server_overloaded"] * 3
+
+
 def test_a_long_prompt_holds_up_no_short_one() -> None:
     async def scenario() -> list[int]:
         delivered: list[int] = []
