@@ -50,6 +50,7 @@ __all__ = [
     "gated_activation",
     "gated_activation_fp8",
     "greedy",
+    "keep_allowed",
     "linear",
     "make_sampling_workspace",
     "num_mask_words",
@@ -252,6 +253,15 @@ def write_words(target: torch.Tensor, packed: torch.Tensor, segments: torch.Tens
 def rows_are_finite(logits: torch.Tensor) -> torch.Tensor:
     """Whether a row [V] of logits [N, V] holds no NaN and no infinity. bool [N]."""
     return backend_of(logits).rows_are_finite(logits)
+
+
+def keep_allowed(logits: torch.Tensor, rows: torch.Tensor, bits: torch.Tensor) -> None:
+    """Minus infinity for what rows may not sample, in place on float32 logits [N, V].
+
+    rows int64 [R], ascending and distinct; bits int32 [R, ceil(V / 32)]: token t may be sampled when bit t % 32 of
+    word t // 32 is 1.
+    """
+    backend_of(logits).keep_allowed(logits, rows, bits)
 
 
 def apply_penalties(

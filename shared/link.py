@@ -211,8 +211,23 @@ class Client(_Link[In]):
                 return message
 
 
+class Waker:
+    """Ends a `wait` from any thread; what it is about is the owner's to know."""
+
+    def __init__(self) -> None:
+        self._socket = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+
+    def wake(self) -> None:
+        os.eventfd_write(self._socket, 1)
+
+    def clear(self) -> None:
+        """To be called before looking at what it is about, so that nothing is missed."""
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._socket)
+
+
 def wait(
-    links: Sequence[Server[Any] | Client[Any]], timeout_seconds: float | None, descriptor: int | None = None
+    links: Sequence[Server[Any] | Client[Any] | Waker], timeout_seconds: float | None, descriptor: int | None = None
 ) -> None:
     """Block until a link has something to receive or `descriptor` to read, or the time is over (None: for ever)."""
     poller = zmq.Poller()

@@ -176,6 +176,30 @@ class TextParams(_Message, frozen=True):
     return_token_strings: bool = False
 
 
+class Constraint(_Message, frozen=True):
+    """What the text of an answer has to be, as the client wrote it; one field for every way of saying so."""
+
+    kind: str
+    """json (body: a schema) | regex | choice (a JSON list of strings) | grammar (Lark or GBNF) |
+    structural_tag (its JSON)."""
+    body: str
+    field: str = "structured_outputs"
+    """Of the request: what a refusal names."""
+    is_whitespace_flexible: bool = False
+    """JSON with white space between its parts; otherwise compact."""
+    after: str = ""
+    """The constraint begins behind this text (the end of reasoning); "": with the first token."""
+
+
+class Grammar(_Message, frozen=True):
+    """A Constraint as the engine takes it: checked, and in the one form that all kinds have become."""
+
+    text: str
+    """llguidance's own form: JSON with a list of grammars."""
+    field: str
+    after: str = ""
+
+
 class History(_Message, frozen=True):
     """What a choice has already produced, so that a request can be submitted again and go on."""
 
@@ -202,6 +226,7 @@ class Generate(_Message, frozen=True, tag="generate"):
     """It was in the batch of crashes before: to be run alone, and Accepted only once it does."""
     max_queue_seconds: float = 0.0
     """How long it may wait in the engine to run before it is Refused; 0: for ever."""
+    constraint: Constraint | None = None
 
 
 class Abort(_Message, frozen=True, tag="abort"):
@@ -231,9 +256,17 @@ class Submit(_Message, frozen=True, tag="submit"):
     history: list[History] = []
     is_suspect: bool = False
     max_queue_seconds: float = 0.0
+    grammar: Grammar | None = None
 
 
-ToEngine: TypeAlias = Hello | Look | Submit | Abort
+class Vocabulary(_Message, frozen=True, tag="vocabulary"):
+    """What grammars are matched with; to each engine that is ready, before its first Submit with a grammar."""
+
+    tokenizer_json: bytes
+    """The checkpoint's tokenizer.json, or what its other files amount to."""
+
+
+ToEngine: TypeAlias = Hello | Look | Submit | Abort | Vocabulary
 
 
 # --- 4. engine -> worker ----------------------------------------------------------------------------
@@ -286,9 +319,21 @@ class Plan(_Message, frozen=True, tag="plan"):
     """int32, parallel to slots."""
     num_computed: bytes
     """int32, parallel to slots: tokens of the row whose KV is in the cache before this step."""
+    awaits_masks: bool = False
+    """Masks of this step will come, once the tokens before it are known: wait for them before sampling."""
 
 
-ToWorker: TypeAlias = Hello | Configure | Plan
+class Masks(_Message, frozen=True, tag="masks"):
+    """Which tokens rows of a step may sample. Sent after its Plan, while workers compute the step's logits."""
+
+    step: int
+    rows: bytes
+    """int32: indices into the sampling rows, ascending; a row that is not there may sample any token."""
+    bits: bytes
+    """uint32 [len(rows), ceil(vocab_size / 32)], lowest bit first: 1 is allowed."""
+
+
+ToWorker: TypeAlias = Hello | Configure | Plan | Masks
 
 
 # --- 5. worker -> engine ----------------------------------------------------------------------------
@@ -493,7 +538,7 @@ ToFrontendFromOperator: TypeAlias = Hello | Look | Outages
 
 class Program(_Message, frozen=True, tag="program"):
     kind: str
-    """template | content_form | regex | json_schema | grammar."""
+    """template | content_form | regex | json_schema | grammar (Lark) | gbnf (to be converted to Lark) | constraint."""
     source: str
     variables_json: bytes = b""
     """Of a template."""

@@ -30,6 +30,7 @@ WHOLE = {
     "Function": {"name": "f"},
     "Tool": {"type": "function", "function": {"name": "f"}},
     "ToolFunction": {"name": "f"},
+    "ResponseFormat": {"type": "text"},
 }
 """What an object needs beside the field in question."""
 COMPANIONS = {

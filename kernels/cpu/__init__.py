@@ -3,6 +3,7 @@
 from .activation import gated_activation, gated_activation_fp8
 from .attention import paged_attention
 from .blocks import copy_blocks
+from .grammar import keep_allowed
 from .inputs import append_tokens, prepare_inputs
 from .linear import int8_kinds, linear, linear_kinds, pack_linear
 from .linear_fp8 import fp8_kind
@@ -25,6 +26,7 @@ __all__ = [
     "gated_activation_fp8",
     "greedy",
     "int8_kinds",
+    "keep_allowed",
     "linear",
     "linear_kinds",
     "make_sampling_workspace",

@@ -17,7 +17,7 @@ from .request import Choice, Request, Status
 from .scheduler import Scheduler
 from .stats import Stats
 from .step import Step
-from .stopping import Ending, ending
+from .stopping import COMPLETE, Ending, ending
 
 NOT_FINITE = "the model's output for this request was not a number; it cannot be continued"
 
@@ -74,6 +74,14 @@ class Committer:
                 self._start(choice, columns, place, now)
             choice.token_at = now
             end = ending(choice, token, eos_token_ids)
+            if choice.guide is not None:
+                choice.guide.advance(token)
+                if choice.guide.error:
+                    self._end_with_error(choice, columns, place, choice.guide.error)
+                    continue
+                if choice.guide.is_complete and (end is None or end.reason == "length"):
+                    # In a row of its own: the token of a row that stops has no text, and this one's is shown.
+                    end, place = COMPLETE, columns.add(request.submit.request_id, choice.index, 0)
             if end is not None:
                 columns.finished.append(Finished(place, end.reason, end.stop_reason))
                 self._finish(choice, end, now)
@@ -108,19 +116,28 @@ class Committer:
     def _fail(self, choice: Choice) -> None:
         """Its logits were not finite: the choice ends, and nothing it computed is reused."""
         self._scheduler.tables.distrust(choice)
-        self._scheduler.finish(choice)
-        columns, place = self._outbox.nothing(choice)
-        columns.finished.append(Finished(place, "error", message=NOT_FINITE))
+        self._end_with_error(choice, *self._outbox.nothing(choice), NOT_FINITE)
         self._stats.nan_row()
+
+    def _end_with_error(self, choice: Choice, columns: Columns, place: int, message: str) -> None:
+        self._scheduler.finish(choice)
+        columns.finished.append(Finished(place, "error", message=message))
+
+    def end_unguided(self, choice: Choice) -> None:
+        """No token fits its grammar any more: the choice ends, and others go on."""
+        message = choice.guide.error if choice.guide is not None else ""
+        self._end_with_error(choice, *self._outbox.nothing(choice), message)
 
     def end_exhausted(self, request: Request, now: float) -> None:
         """Choices of a resumed request that had all their tokens, but whose end was lost on the way."""
         for choice in list(request.choices):
-            if choice.num_tokens >= choice.limit:
+            is_complete = choice.guide is not None and choice.guide.is_complete
+            if is_complete or choice.num_tokens >= choice.limit:
+                reason = COMPLETE.reason if is_complete else "length"
                 columns, place = self._outbox.nothing(choice)
-                columns.finished.append(Finished(place, "length"))
+                columns.finished.append(Finished(place, reason))
                 self._scheduler.finish(choice)
-                self._stats.finished(choice, "length", now)
+                self._stats.finished(choice, reason, now)
 
     def let_all_go(self, reason: str, message: str) -> None:
         """Every open choice ends here, `lost` or `moved`. The scheduler is to be thrown away after it."""

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections import deque
 
 from quire.shared.config import EngineConfig
-from quire.shared.messages import GenerationDefaults, ModelCard, WorkerReady
+from quire.shared.messages import GenerationDefaults, ModelCard, Plan, WorkerReady
 
 from .commit import Committer
 from .limits import Limits
+from .masks import MaskBuilder
 from .outbox import Outbox
 from .scheduler import Scheduler
 from .stats import Stats
@@ -35,7 +36,8 @@ class Replica:
             )
         )
         self.committer = Committer(self.scheduler, outbox, stats, frozenset(facts.eos_token_ids))
-        self.in_flight: deque[tuple[int, Step]] = deque()
+        self.masks = MaskBuilder(facts.vocab_size)
+        self.in_flight: deque[tuple[Plan, Step]] = deque()
 
     @property
     def card(self) -> ModelCard:

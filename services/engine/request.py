@@ -8,8 +8,12 @@ Knows no text and no device.
 from __future__ import annotations
 
 import enum
+from typing import TYPE_CHECKING
 
 from quire.shared.messages import Submit, TokenLogprobs
+
+if TYPE_CHECKING:
+    from .grammars import Guides
 
 
 class Status(enum.Enum):
@@ -24,6 +28,7 @@ class Request:
     __slots__ = (
         "arrival_monotonic",
         "choices",
+        "guides",
         "is_accepted",
         "num_open",
         "num_prompt_tokens",
@@ -32,9 +37,11 @@ class Request:
         "submit",
     )
 
-    def __init__(self, peer: str, submit: Submit, now: float) -> None:
+    def __init__(self, peer: str, submit: Submit, now: float, guides: Guides | None = None) -> None:
         self.peer = peer
         self.submit = submit
+        self.guides = guides
+        """Of its grammar, if it has one."""
         self.num_prompt_tokens = len(submit.prompt_ids) // 4
         self.choices: list[Choice] = []
         self.is_accepted = False
@@ -51,6 +58,7 @@ class Choice:
     __slots__ = (
         "blocks",
         "first_token_at",
+        "guide",
         "hashes",
         "ids",
         "index",
@@ -79,6 +87,8 @@ class Choice:
         submit = request.submit
         self.request = request
         self.index = index
+        self.guide = request.guides.of(index) if request.guides is not None else None
+        """How far it has come in its grammar; survives a preemption, since the outputs do."""
         self.key = key
         """Order of precedence; smaller goes first."""
         self.seed = (submit.sampling.seed + index) & (2**64 - 1)

@@ -14,6 +14,7 @@ from quire.shared.messages import History, Submit
 from . import invariants
 from .block_manager import BlockManager
 from .block_tables import BlockTables
+from .grammars import Guides
 from .limits import Limits
 from .policy import LOOK_AHEAD, MAX_SKIPS, PrecedenceList, precedence
 from .prefix_cache import PrefixCache
@@ -46,9 +47,9 @@ class Scheduler:
 
     # --- in and out ---------------------------------------------------------------------------------
 
-    def add(self, peer: str, submit: Submit, now: float) -> Request:
+    def add(self, peer: str, submit: Submit, now: float, guides: Guides | None = None) -> Request:
         """Queue a request whose bounds have been checked. With a history its choices go on where they were."""
-        request = Request(peer, submit, now)
+        request = Request(peer, submit, now, guides)
         self.requests[peer, submit.request_id] = request
         if submit.is_suspect:
             self.suspects.add(request)

@@ -26,12 +26,15 @@ from quire.shared.messages import (
     StepResult,
     Submit,
     ToEngine,
+    Vocabulary,
     WorkerReady,
 )
 from quire.shared.neighbours import POLL_SECONDS, Above
 from quire.shared.service import Service, bootstrap
 
 from . import queue_deadlines
+from .constrained import Constrained
+from .grammars import GrammarError, Guides
 from .outbox import Outbox
 from .replica import Replica
 from .request import Request
@@ -44,6 +47,8 @@ from .workers import Workers
 logger = logging.getLogger("quire.engine")
 
 REPORT_SECONDS = 1.0
+IDLE_SECONDS = 1.0
+"""Without work, after which the table of tokens for grammars is made ahead."""
 
 
 class Engine:
@@ -56,6 +61,7 @@ class Engine:
         self._above = Above(self._server, service, self._abort_peer)
         self._outbox = Outbox()
         self._stats = Stats()
+        self._constrained = Constrained()
         self._replica: Replica | None = None
         self._step_number = 0
         self._last_step_at = time.monotonic()
@@ -82,12 +88,13 @@ class Engine:
         while not self._is_stopping:
             self._poll()
             self._hear()
+            self._take_constrained()
             self._workers.receive()
             if self._is_busy:  # the workers have a plan in hand: clients come first
                 self._deliver()
             self._plan_ahead()
             self._deliver()
-            wait([self._server, *self._workers.links], self._next_poll - time.monotonic())
+            wait([self._server, self._constrained.waker, *self._workers.links], self._next_poll - time.monotonic())
         self._stop()
 
     @property
@@ -110,17 +117,32 @@ class Engine:
             if replica.scheduler.suspects:
                 self._accept_suspects(step)
             self._step_number += 1
-            self._workers.send(build_plan(self._step_number, step))
-            replica.in_flight.append((self._step_number, step))
+            plan = build_plan(self._step_number, step)
+            self._workers.send(plan)
+            replica.in_flight.append((plan, step))
+            if len(replica.in_flight) == 1:
+                self._send_masks(replica)
+
+    def _send_masks(self, replica: Replica) -> None:
+        """Of the step that the workers are at: all tokens before it are known."""
+        plan, step = replica.in_flight[0]
+        if not plan.awaits_masks:
+            return
+        masks, failed = replica.masks.build(plan.step, step)
+        self._workers.send(masks)
+        for choice in failed:
+            replica.committer.end_unguided(choice)
 
     def _on_result(self, result: StepResult) -> None:
         replica = self._replica
-        if replica is None or not replica.in_flight or replica.in_flight[0][0] != result.step:
+        if replica is None or not replica.in_flight or replica.in_flight[0][0].step != result.step:
             logger.warning("the result of step %d was not awaited", result.step)
             return
         _, step = replica.in_flight.popleft()
         now = self._last_step_at = time.monotonic()
         replica.committer.commit(step, result, now)
+        if replica.in_flight:
+            self._send_masks(replica)
         if self._config.check_invariants:
             replica.scheduler.check()
 
@@ -140,6 +162,8 @@ class Engine:
                     self._above.hear(peer, message)
                 case Look():
                     self._next_poll = 0.0
+                case Vocabulary():
+                    self._constrained.grammars.learn(message.tokenizer_json)
 
     def _poll(self) -> None:
         """Neighbours and reports, when it is time."""
@@ -150,6 +174,8 @@ class Engine:
         self._workers.poll()
         self._above.poll()
         self._refuse_overdue(now)
+        if not self._is_busy and now - self._last_step_at > IDLE_SECONDS:
+            self._constrained.grammars.build_ahead()
         if self._state != "ready" or now >= self._next_report:
             self._next_report = now + REPORT_SECONDS
             self._publish(now)
@@ -157,19 +183,46 @@ class Engine:
     # --- requests -------------------------------------------------------------------------------------
 
     def _submit(self, peer: str, submit: Submit) -> None:
+        if self._is_refused(peer, submit):
+            return
+        if submit.grammar is None:
+            self._add(peer, submit, None)
+        else:
+            self._constrained.hold(peer, submit)
+
+    def _is_refused(self, peer: str, submit: Submit) -> bool:
+        """Whether this request was told no."""
         replica = self._replica
+        key = (peer, submit.request_id)
         if replica is None:
             message = "the model is not ready"
             refused = errors.refused(submit.request_id, errors.SERVICE_UNAVAILABLE, message, retry_after_seconds=1.0)
-            self._server.send(peer, refused)
+        else:
+            max_open_choices = self._max_open_choices - self._constrained.num_choices
+            refused = refusal(submit, replica.scheduler, replica.facts.vocab_size, max_open_choices)
+            if refused is None and (key in replica.scheduler.requests or key in self._constrained):
+                refused = errors.refused(submit.request_id, errors.INVALID_REQUEST, "this request id is already open")
+        if refused is None:
+            return False
+        self._server.send(peer, refused)
+        return True
+
+    def _take_constrained(self) -> None:
+        """Requests whose grammar is compiled go on; those whose grammar cannot be followed end here."""
+        for held, outcome in self._constrained.take():
+            if isinstance(outcome, GrammarError):
+                refused = errors.refused(held.submit.request_id, errors.INVALID_VALUE, str(outcome), outcome.field)
+                self._server.send(held.peer, refused)
+            elif not self._is_refused(held.peer, held.submit):
+                self._add(held.peer, held.submit, outcome)
+                for abort in held.aborts:
+                    self._abort(held.peer, abort)
+
+    def _add(self, peer: str, submit: Submit, guides: Guides | None) -> None:
+        replica = self._replica
+        if replica is None:
             return
-        refused = refusal(submit, replica.scheduler, replica.facts.vocab_size, self._max_open_choices)
-        if refused is None and (peer, submit.request_id) in replica.scheduler.requests:
-            refused = errors.refused(submit.request_id, errors.INVALID_REQUEST, "this request id is already open")
-        if refused is not None:
-            self._server.send(peer, refused)
-            return
-        request = replica.scheduler.add(peer, submit, time.monotonic())
+        request = replica.scheduler.add(peer, submit, time.monotonic(), guides)
         if not submit.is_suspect:
             self._accept(request)
         if submit.history:
@@ -198,6 +251,8 @@ class Engine:
                 self._accept(row.choice.request)
 
     def _abort(self, peer: str, abort: Abort) -> None:
+        if self._constrained.abort(peer, abort):
+            return
         replica = self._replica
         request = replica and replica.scheduler.requests.get((peer, abort.request_id))
         if not replica or not request:
@@ -206,6 +261,7 @@ class Engine:
 
     def _abort_peer(self, peer: str) -> None:
         """A tokenizer is gone, and with it whoever would read the answers."""
+        self._constrained.drop_peer(peer)
         replica = self._replica
         if replica is not None:
             for request in [request for request in replica.scheduler.requests.values() if request.peer == peer]:
@@ -215,7 +271,9 @@ class Engine:
 
     def _on_ready(self, facts: WorkerReady) -> None:
         config = self._config
+        self._last_step_at = time.monotonic()
         self._replica = Replica(facts, config, self._outbox, self._stats)
+        self._constrained.grammars.configure(facts.vocab_size, facts.eos_token_ids)
         self._stats.worker_ready(facts)
         self._state = "ready"
         logger.info(

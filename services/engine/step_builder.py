@@ -43,6 +43,7 @@ def build_plan(number: int, step: Step) -> Plan:
         slots=slots.tobytes(),
         num_scheduled=num_scheduled.tobytes(),
         num_computed=num_computed.tobytes(),
+        awaits_masks=any(row.samples and row.choice.guide is not None for row in step.rows),
     )
 
 

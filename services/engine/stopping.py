@@ -18,6 +18,8 @@ class Ending:
         self.stop_reason = stop_reason
 
 
+COMPLETE = Ending("stop")
+"""Nothing can follow in the choice's grammar: no EOS needs to be sampled after it."""
 _EOS = Ending("stop")
 _LENGTH = Ending("length")
 

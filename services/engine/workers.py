@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from quire.shared.config import EngineConfig
 from quire.shared.link import Client
-from quire.shared.messages import Configure, FromWorker, Plan, Report, StepResult, WorkerReady
+from quire.shared.messages import Configure, FromWorker, Masks, Plan, Report, StepResult, WorkerReady
 from quire.shared.neighbours import Below
 from quire.shared.service import Service
 
@@ -72,9 +72,9 @@ class Workers:
                 self._handle(name, message)
         return was_any
 
-    def send(self, plan: Plan) -> None:
+    def send(self, message: Plan | Masks) -> None:
         for link in self._below.links.values():
-            link.send(plan)
+            link.send(message)
 
     def _appear(self, name: str, link: Client[FromWorker]) -> None:
         """Nothing yet: a worker is configured when it is first heard, and again when it is another one."""

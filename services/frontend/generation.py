@@ -26,6 +26,7 @@ from .chat import ChatAnswer
 from .chat_protocol import ChatRequest, parse_chat
 from .completion_protocol import parse_completion
 from .completions import CompletionAnswer
+from .constraints import constraint_of
 from .exchange import Exchange
 from .mailbox import ClientGone, Delta, Mailbox
 from .parsed_chat import ParsedChatAnswer
@@ -105,6 +106,7 @@ def _generates(
         raise unsupported("chat_template", "(started without --trust-request-chat-template)")
     sampling = sampling_params(request, card)
     text = text_params(request, parsing.markers if parsing is not None else [])
+    constraint = constraint_of(request)
     app.metrics.histogram("vllm:request_params_n").observe(request.num_choices)
     if (max_tokens := max_tokens_of(request, card)) is not None:
         app.metrics.histogram("vllm:request_params_max_tokens").observe(max_tokens)
@@ -116,7 +118,7 @@ def _generates(
         # Once the first prompt runs, the others may wait: their answer has begun.
         Generate(
             app.ids.next(), prompt, request.num_choices, sampling, text, priority, arrival,
-            cache_salt=salt, max_queue_seconds=0.0 if position else max_queue,
+            cache_salt=salt, max_queue_seconds=0.0 if position else max_queue, constraint=constraint,
         )
         for position, prompt in enumerate(parsed.prompts)
     ]  # fmt: skip

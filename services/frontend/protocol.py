@@ -24,6 +24,7 @@ from quire.shared.errors import (
 )
 
 from .bounds import MAX_ID, Choice, Items, Json, Number, Text, bounds_of, check, check_value, out_of_bounds
+from .constraint_fields import Choices, GrammarText, Pattern, ResponseFormat, Schema, StructuredOutputs
 
 MAX_CHOICES = 128
 """Prompts x n of one request."""
@@ -44,10 +45,6 @@ ABSENT = msgspec.Raw()
 class StreamOptions(msgspec.Struct):
     include_usage: bool | None = None
     continuous_usage_stats: bool | None = None
-
-
-class ResponseFormat(msgspec.Struct):
-    type: Annotated[str, Text(1, 64)]
 
 
 class GenerationRequest(msgspec.Struct, kw_only=True):
@@ -85,6 +82,15 @@ class GenerationRequest(msgspec.Struct, kw_only=True):
     return_tokens_as_token_ids: bool | None = None
     echo: bool | None = None
 
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: Schema = ABSENT
+    guided_regex: Pattern = None
+    guided_choice: Choices = None
+    guided_grammar: GrammarText = None
+    guided_decoding_backend: Annotated[str | None, Text(0, 256)] = None
+    """Accepted: there is one, and what it enforces does not depend on its name."""
+
     priority: Annotated[int | None, Number(-(1 << 31), (1 << 31) - 1)] = None
     cache_salt: Annotated[str | None, Text(1, 64, without="@/\\\0")] = None
     user: Annotated[str | None, Text(0, 512)] = None
@@ -95,13 +101,7 @@ class GenerationRequest(msgspec.Struct, kw_only=True):
     # Known, and refused unless they ask for nothing: answering as if they were not there would be wrong.
     best_of: Annotated[int | None, Number(0, MAX_CHOICES)] = None
     use_beam_search: bool | None = None
-    response_format: Annotated[msgspec.Raw, Json(64 << 10, ResponseFormat)] = ABSENT
-    structured_outputs: Annotated[msgspec.Raw, _REFUSED] = ABSENT
-    guided_json: Annotated[msgspec.Raw, _REFUSED] = ABSENT
-    guided_regex: Annotated[msgspec.Raw, _REFUSED] = ABSENT
-    guided_choice: Annotated[msgspec.Raw, _REFUSED] = ABSENT
-    guided_grammar: Annotated[msgspec.Raw, _REFUSED] = ABSENT
-    guided_decoding_backend: Annotated[msgspec.Raw, _REFUSED] = ABSENT
+    guided_whitespace_pattern: Annotated[msgspec.Raw, _REFUSED] = ABSENT
     logits_processors: Annotated[msgspec.Raw, _REFUSED] = ABSENT
     logit_processors: Annotated[msgspec.Raw, _REFUSED] = ABSENT
     logprob_token_ids: Annotated[msgspec.Raw, _REFUSED] = ABSENT
@@ -164,10 +164,6 @@ def check_shared(request: GenerationRequest) -> None:
         raise unsupported("best_of", "with a value other than n")
     if request.truncation_side == "right":
         raise unsupported("truncation_side", "'right'")
-    if response_format := json_of(request.response_format):
-        kind = decode_part(response_format, ResponseFormat, "response_format").type
-        if kind != "text":
-            raise unsupported("response_format", f"of type {echo(kind)}")
     if request.truncate_prompt_tokens == 0:
         raise out_of_bounds("truncate_prompt_tokens", "must be -1 or at least 1, got 0")
     if request.stream_options is not None and not request.stream:

@@ -13,9 +13,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from quire.shared.errors import SERVER_OVERLOADED, refused
-from quire.shared.messages import ChatPrompt, IdsPrompt, Prompt
+from quire.shared.messages import ChatPrompt, Generate, IdsPrompt, Prompt
 
-from .chat_template import needs_helper
 from .preparation import Job, Outcome
 
 _LONG_PROMPT_BYTES = 32_768
@@ -32,7 +31,9 @@ class EncodingLanes:
         prepare: Callable[[list[Job]], list[Outcome]],
         on_prepared: Callable[[Job, Outcome], None],
         loop: asyncio.AbstractEventLoop,
+        needs_helper: Callable[[Generate], bool] = lambda generate: False,
     ) -> None:
+        self._needs_helper = needs_helper
         self._prepare = prepare
         self._on_prepared = on_prepared
         self._loop = loop
@@ -41,18 +42,19 @@ class EncodingLanes:
         self._untrusted = _Lane("encode-untrusted", self._run, 1)
 
     def put(self, job: Job) -> None:
-        prompt = job.generate.prompt
-        if isinstance(prompt, ChatPrompt) and needs_helper(prompt):
+        if self._needs_helper(job.generate):
             self._put_untrusted(job)
             return
-        is_long = _size(prompt) > _LONG_PROMPT_BYTES
+        is_long = _size(job.generate.prompt) > _LONG_PROMPT_BYTES
         (self._long if is_long else self._short).put(job)
 
     def _put_untrusted(self, job: Job) -> None:
-        if len(self._untrusted.jobs) < _MAX_UNTRUSTED:
+        # Requests with one constraint wait as one: the first has it checked for all.
+        programs = {waiting.generate.constraint or waiting.received for waiting in self._untrusted.jobs.copy()}
+        if len(programs) < _MAX_UNTRUSTED or job.generate.constraint in programs:
             self._untrusted.put(job)
             return
-        message = f"{_MAX_UNTRUSTED} requests wait with chat templates or template values of their own"
+        message = f"{_MAX_UNTRUSTED} requests wait with chat templates, schemas or grammars of their own to be checked"
         answer = refused(job.generate.request_id, SERVER_OVERLOADED, message, None, 1.0)
         self._loop.call_soon(self._deliver, [job], [answer])
 

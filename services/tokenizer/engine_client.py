@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from quire.shared.link import Client, Reader
-from quire.shared.messages import Abort, ModelCard, Report, Submit, ToTokenizerFromEngine
+from quire.shared.messages import Abort, ModelCard, Report, Submit, ToTokenizerFromEngine, Vocabulary
 from quire.shared.neighbours import Below
 from quire.shared.service import Service
 
@@ -97,11 +97,16 @@ class Engines:
         if engine is not None:
             engine.num_requests = max(0, engine.num_requests + change)
 
-    def send(self, name: str, message: Submit | Abort) -> None:
+    def send(self, name: str, message: Submit | Abort | Vocabulary) -> None:
         """Nothing happens when the engine is gone: its requests have been ended."""
         engine = self._engines.get(name)
         if engine is not None:
             engine.client.send(message)
+
+    def report_of(self, name: str) -> Report | None:
+        """The latest of one engine."""
+        engine = self._engines.get(name)
+        return engine.report if engine is not None else None
 
     @property
     def reports(self) -> list[Report]:

@@ -18,6 +18,7 @@ from quire.shared.model_files import DEMO_MODEL, DEMO_NAME, find_model, read_gen
 from quire.shared.output_formats import REASONING_FORMATS, reasoning_format_of, tool_format_of
 
 from .chat_template import ChatTemplate
+from .constraints import Constraints
 from .special_text import SpecialText
 from .tokenizer import Rendered, TextTokenizer
 from .tokenizer_files import TokenizerFiles, TokenizerFilesError, read_tokenizer_files
@@ -36,6 +37,7 @@ class Model(msgspec.Struct, frozen=True):
     reasoning_format: str = ""
     """Names in shared/output_formats.py; "" for none."""
     reasoning_end_id: int = -1
+    constraints: Constraints | None = None
 
     def card(self, engine_card: ModelCard) -> ModelCard:
         """What frontends are told: the engine's numbers under our names."""
@@ -87,7 +89,11 @@ def load_model(config: TokenizerConfig) -> Model:
     names = list(config.served_model_name) or [_name(root)]
     tool_format, reasoning_format = _output_formats(config, "\n".join(files.chat_templates.values()))
     end_id = _reasoning_end_id(tokenizer, reasoning_format)
-    return Model(names, root, int(time.time()), tokenizer, template, defaults, tool_format, reasoning_format, end_id)
+    constraints = Constraints(tokenizer.special_token_ids, untrusted)
+    return Model(
+        names, root, int(time.time()), tokenizer, template, defaults,
+        tool_format, reasoning_format, end_id, constraints,
+    )  # fmt: skip
 
 
 def _reasoning_end_id(tokenizer: TextTokenizer, reasoning_format: str) -> int:

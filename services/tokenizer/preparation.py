@@ -12,14 +12,16 @@ from typing import Any, TypeAlias
 import msgspec
 
 from quire.shared.errors import INTERNAL_ERROR, INVALID_VALUE, UNSUPPORTED_PARAMETER, ApiError, refused
-from quire.shared.messages import Accepted, ChatPrompt, Generate, IdsPrompt, Refused, Submit, TextPrompt
+from quire.shared.messages import Accepted, ChatPrompt, Generate, Grammar, IdsPrompt, Refused, Submit, TextPrompt
 from quire.shared.output_formats import starts_in_reasoning
 
 from .chat_template import ChatRequest, ChatTemplate, needs_helper
 from .choice_text import ChoiceText, PlainText, StoppableText, replay
+from .constraints import Constraints
 from .stop_strings import StopStrings
 from .token_ids import pack_ids, unpack_ids
 from .tokenizer import Rendered, TextTokenizer
+from .untrusted import Untrusted
 from .validation import Limits, check_sampling, check_text_length, make_submit, unpack_prompt
 
 logger = logging.getLogger("quire.tokenizer")
@@ -58,15 +60,31 @@ class Job(msgspec.Struct):
     """Monotonic seconds."""
     is_cancelled: bool = False
     """Set by the event loop when the client is gone."""
+    grammar: Grammar | None = None
+    """Of its constraint, once that is checked."""
 
 
 class Preparation:
     """Prepares requests of one checkpoint. Thread-safe."""
 
-    def __init__(self, tokenizer: TextTokenizer, template: ChatTemplate | None, reasoning_format: str = "") -> None:
+    def __init__(
+        self,
+        tokenizer: TextTokenizer,
+        template: ChatTemplate | None,
+        reasoning_format: str = "",
+        constraints: Constraints | None = None,
+    ) -> None:
         self._tokenizer = tokenizer
         self._reasoning_format = reasoning_format
         self._template = template
+        self._constraints = constraints or Constraints(tokenizer.special_token_ids, Untrusted())
+
+    def needs_helper(self, generate: Generate) -> bool:
+        """Whether what its client programmed is to be run or checked first, for up to some seconds."""
+        constraint, prompt = generate.constraint, generate.prompt
+        if constraint is not None and not self._constraints.is_known(constraint):
+            return True
+        return isinstance(prompt, ChatPrompt) and needs_helper(prompt)
 
     def prepare(self, jobs: list[Job]) -> list[Outcome]:
         """One outcome a job, in order; encodes what is alike in one call. Never raises."""
@@ -75,6 +93,8 @@ class Preparation:
         for index, job in enumerate(jobs):
             try:
                 check_sampling(job.generate, job.limits)
+                if job.generate.constraint is not None:
+                    job.grammar = self._constraints.grammar(job.generate.constraint)
                 prompt = job.generate.prompt
                 if isinstance(prompt, IdsPrompt):
                     ids = unpack_prompt(prompt.token_ids, job.limits)
@@ -128,7 +148,7 @@ class Preparation:
         generate = job.generate
         if generate.text.only_tokenizes:
             return self._tokenized(generate, ids)
-        submit = make_submit(generate, ids, job.limits)
+        submit = make_submit(generate, ids, job.limits, job.grammar)
         stops = StopStrings(generate.text.stop)
         choices: list[ChoiceText | None] = []
         resumed_texts: list[str] = []

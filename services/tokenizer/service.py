@@ -17,7 +17,18 @@ import msgspec
 from quire.shared.config import TokenizerConfig
 from quire.shared.errors import SERVICE_UNAVAILABLE, refused
 from quire.shared.link import Reader
-from quire.shared.messages import Abort, Accepted, Generate, Hello, Look, Refused, Report, TokenBatch, ToTokenizer
+from quire.shared.messages import (
+    Abort,
+    Accepted,
+    Generate,
+    Hello,
+    Look,
+    Refused,
+    Report,
+    TokenBatch,
+    ToTokenizer,
+    Vocabulary,
+)
 from quire.shared.neighbours import Above
 from quire.shared.service import Service
 
@@ -51,6 +62,8 @@ class TokenizerService:
         self._model: Model | None = None
         self._lanes: EncodingLanes | None = None
         self._requests: dict[int, Request] = {}
+        self._taught: dict[str, int] = {}
+        """The incarnation of each engine that has the vocabulary."""
         self._outboxes: dict[str, Outbox] = {}
         self._stats = Stats()
         self._reporting = Reporting(service, self._above, self._engines, self._stats)
@@ -58,8 +71,8 @@ class TokenizerService:
     def load(self, model: Model) -> None:
         """From here on requests can be prepared."""
         self._model = model
-        preparation = Preparation(model.tokenizer, model.template, model.reasoning_format)
-        self._lanes = EncodingLanes(preparation.prepare, self._on_prepared, self._loop)
+        preparation = Preparation(model.tokenizer, model.template, model.reasoning_format, model.constraints)
+        self._lanes = EncodingLanes(preparation.prepare, self._on_prepared, self._loop, preparation.needs_helper)
         self._reporting.model = model
         self._reporting.publish()
 
@@ -112,6 +125,8 @@ class TokenizerService:
         submit = outcome.submit
         self._stats.prepared(len(submit.prompt_ids) // 4, time.monotonic() - job.received)
         request.submitted(outcome)
+        if submit.grammar is not None:
+            self._teach(request.engine)
         self._engines.send(request.engine, submit)
         for abort in request.early_aborts:
             self._abort(abort)
@@ -151,9 +166,19 @@ class TokenizerService:
                 if request is not None:
                     self._refuse(request, message)
             case Report():
+                self._teach(engine)
                 if self._model is not None and message.card is not None:
                     self._model.tokenizer.texts.grow(message.card.vocab_size)
                 self._reporting.publish_if_changed()
+
+    def _teach(self, engine: str) -> None:
+        """An engine that is ready gets the vocabulary, once: grammars are matched with it."""
+        report = self._engines.report_of(engine)
+        if self._model is None or report is None or report.state != "ready":
+            return
+        if self._taught.get(engine) != report.incarnation:
+            self._taught[engine] = report.incarnation
+            self._engines.send(engine, Vocabulary(self._model.tokenizer.to_json()))
 
     def _translate(self, engine: str, batch: TokenBatch) -> None:
         if self._model is None:

@@ -34,10 +34,13 @@ class TextTokenizer:
 
     def __init__(self, files: TokenizerFiles) -> None:
         backend = files.backend
+        self._path = files.path if backend.truncation is None and backend.padding is None else None
         backend.no_truncation()
         backend.no_padding()
         added = backend.get_added_tokens_decoder()
         self.special_ids = frozenset(token_id for token_id, token in added.items() if token.special)
+        self.special_token_ids = {added[token_id].content: token_id for token_id in self.special_ids}
+        """By their strings."""
         self.special_text = SpecialText(added[token_id].content for token_id in self.special_ids)
         self._ids_of_specials = {added[token_id].content: token_id for token_id in self.special_ids}
         self.named_tokens = files.named_tokens
@@ -84,6 +87,10 @@ class TextTokenizer:
         if len(ids) > 1 and self._bos_id is not None and ids[0] == ids[1] == self._bos_id:
             return ids[1:]
         return ids
+
+    def to_json(self) -> bytes:
+        """The tokenizer in the form of tokenizer.json: the file itself, where there is one."""
+        return self._path.read_bytes() if self._path is not None else self._with_specials.to_str().encode()
 
     def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = False) -> str:
         """The whole text of ids; ids without a token have none."""

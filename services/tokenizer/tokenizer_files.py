@@ -27,6 +27,8 @@ class TokenizerFiles(msgspec.Struct, frozen=True):
     """bos_token, eos_token ... as chat templates see them."""
     chat_templates: dict[str, str]
     """By name; the usual one is "default". Empty if there is none."""
+    path: Path | None = None
+    """Of tokenizer.json; None for a tokenizer that was converted from other files."""
 
 
 def read_tokenizer_files(folder: Path, chat_template_file: str | None = None) -> TokenizerFiles:
@@ -37,7 +39,9 @@ def read_tokenizer_files(folder: Path, chat_template_file: str | None = None) ->
         templates = {"default": _read_text(Path(chat_template_file))}
     else:
         templates = _chat_templates(folder, config)
-    return TokenizerFiles(_read_backend(folder), _named_tokens({**tokens_map, **config}), templates)
+    path = folder / "tokenizer.json"
+    named_tokens = _named_tokens({**tokens_map, **config})
+    return TokenizerFiles(_read_backend(folder), named_tokens, templates, path if path.is_file() else None)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -19,6 +19,7 @@ import jinja2
 import jinja2.debug  # loaded now: once confined, nothing can be
 import llguidance
 import msgspec
+from llguidance.gbnf_to_lark import any_to_lark
 
 from quire.shared.errors import ApiError, echo
 from quire.shared.messages import Outcome, Program
@@ -50,6 +51,10 @@ class Compiler:
                 return self._render(program)
             if program.kind == "content_form":
                 return Outcome("ok", content_form(self._environment, program.source))
+            if program.kind == "gbnf":
+                return Outcome("ok", any_to_lark(program.source))
+            if program.kind == "constraint":
+                return self._check_constraint(program.source)
             return self._check(program)
         except ApiError as error:
             return Outcome("error", error.message)
@@ -59,7 +64,9 @@ class Compiler:
             return Outcome("error", "it is nested too deeply")
         except MemoryError:
             raise
-        except Exception:
+        except Exception as error:
+            if program.kind == "gbnf":
+                return Outcome("error", _complaint(str(error)))
             return Outcome("error", "it cannot be compiled")
 
     def _render(self, program: Program) -> Outcome:
@@ -71,6 +78,13 @@ class Compiler:
         variables: dict[str, Any] = msgspec.json.decode(program.variables_json, type=dict[str, Any])
         return Outcome("ok", run(template, variables))
 
+    def _check_constraint(self, text: str) -> Outcome:
+        """A constraint in llguidance's own form. Where it names tokens, they are the engine's to look up."""
+        is_error, messages = llguidance.LLMatcher.validate_grammar_with_warnings(text)
+        if is_error:
+            return Outcome("error", _complaint(messages[0]))
+        return Outcome("ok") if messages else self._compile(text)
+
     def _check(self, program: Program) -> Outcome:
         """Compiled for a tokenizer of single bytes, up to its first mask: the cost of some programs is only there."""
         matcher = llguidance.LLMatcher
@@ -80,9 +94,12 @@ class Compiler:
             "grammar": matcher.grammar_from_lark,
         }[program.kind]
         try:
-            compiled = matcher(self._bytes_tokenizer, make(program.source), log_level=0)
+            return self._compile(make(program.source))
         except ValueError as error:
             return Outcome("error", _complaint(str(error)))
+
+    def _compile(self, text: str) -> Outcome:
+        compiled = llguidance.LLMatcher(self._bytes_tokenizer, text, log_level=0)
         if not compiled.is_error():
             compiled.compute_logit_bias()
         return Outcome("error", _complaint(compiled.get_error())) if compiled.is_error() else Outcome("ok")
@@ -141,7 +158,13 @@ def warm_up(compiler: Compiler) -> None:
         "{{ + }}",
     ):
         compiler.outcome(Program("template", source, b"{}"))
-    for kind, source in (("regex", "a+"), ("regex", "("), ("json_schema", '{"type": "object"}'), ("grammar", "x")):
+    for kind, source in (
+        ("regex", "a+"),
+        ("regex", "("),
+        ("json_schema", '{"type": "object"}'),
+        ("grammar", "x"),
+        ("gbnf", 'root ::= "x"'),
+    ):
         compiler.outcome(Program(kind, source))
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import msgspec
 
 from quire.shared.errors import CONTEXT_LENGTH_EXCEEDED, INVALID_VALUE, ApiError
-from quire.shared.messages import Generate, SamplingParams, Submit
+from quire.shared.messages import Generate, Grammar, SamplingParams, Submit
 
 from .token_ids import pack_ids, unpack_ids
 
@@ -78,7 +78,7 @@ def unpack_prompt(data: bytes, limits: Limits) -> list[int]:
     return token_ids
 
 
-def make_submit(generate: Generate, prompt_ids: list[int], limits: Limits) -> Submit:
+def make_submit(generate: Generate, prompt_ids: list[int], limits: Limits, grammar: Grammar | None = None) -> Submit:
     """Raises ApiError (400)."""
     field = "messages" if type(generate.prompt).__name__ == "ChatPrompt" else "prompt"
     prompt_ids = _truncated(generate, prompt_ids, limits)
@@ -100,6 +100,7 @@ def make_submit(generate: Generate, prompt_ids: list[int], limits: Limits) -> Su
         history=generate.history,
         is_suspect=generate.is_suspect,
         max_queue_seconds=generate.max_queue_seconds,
+        grammar=grammar,
     )
 
 

@@ -17,7 +17,7 @@ from .fault_points import FaultPoint, FaultPoints, ints, parse
 
 if TYPE_CHECKING:
     from .kv_cache import KVCache
-    from .step_runner import StepRunner
+    from .step_runner import StepRunner, WaitForMasks
 
 _NAN = float("nan")
 
@@ -47,12 +47,12 @@ class _DebuggedRunner:
         if self._poisons_blocks:
             cache.fill(None, _NAN)
 
-    def submit(self, plan: Plan) -> None:
+    def submit(self, plan: Plan, wait_for_masks: WaitForMasks) -> None:
         if self._poisons_blocks and (fresh := fresh_blocks(plan, self._block_size)):
             self._cache.fill(fresh, _NAN)
         for row in self._faults.before(plan):
             self._cache.fill([row.block], _NAN)
-        self._steps.submit(plan)
+        self._steps.submit(plan, wait_for_masks)
 
     def collect(self) -> list[StepResult]:
         return self._steps.collect()

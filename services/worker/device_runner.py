@@ -22,11 +22,12 @@ from .device_step import DeviceStep, StepShape
 from .device_stream import DeviceEvent, DeviceStream, staging_memory
 from .errors import PlanError
 from .kv_cache import KVCache
+from .masks import MaskRows
 from .slot_lengths import Int32s, Limits, int32s
 from .slot_tensors import SlotTensors
 from .step_columns import HostColumns, StepColumns
 from .step_results import Flight, LogprobsWanted, OfPrompt
-from .step_runner import Model
+from .step_runner import Model, WaitForMasks, no_masks
 
 CHANGE_WORDS = 1 << 20
 """Of one copy; what a step changes beyond that goes in copies of its own before."""
@@ -75,6 +76,7 @@ class DeviceRunner:
             self._columns = StepColumns(self.max_rows, CHANGE_WORDS + 2 * self.max_rows, device, streams.compute)
             self._step = DeviceStep(model, kv_cache, cos_sin, limits, tensors, self._columns.columns)
         self._slots = DeviceSlots(limits, tensors.places, eos_token_ids)
+        self._allowed = tensors.allowed
         self._flights: deque[Flight] = deque()
         self._completion = Completion()
         self._copied: DeviceEvent | None = None
@@ -88,7 +90,7 @@ class DeviceRunner:
     # --- the interface of a StepRunner ----------------------------------------------------------------
 
     @torch.inference_mode()
-    def submit(self, plan: Plan) -> None:
+    def submit(self, plan: Plan, wait_for_masks: WaitForMasks = no_masks) -> None:
         start = time.perf_counter()
         changes = self._slots.apply(plan)
         copies = self._slots.copies(plan)
@@ -96,16 +98,22 @@ class DeviceRunner:
             raise PlanError(f"{len(copies)} copies for {self.max_rows} rows")
         rows = self._rows(plan)
         batches = list(changes.batches(CHANGE_WORDS))
+        # Before the launch, since a graph samples too: what ran before is answered while they are waited for.
+        masks = MaskRows(wait_for_masks(plan.step), rows.samples, self.limits) if plan.awaits_masks else None
         with self._streams.compute.issue():
             for batch in batches[:-1]:
                 self._step.write(*self._columns.send_batch(batch))
             host = self._columns.host()
             shape, replay = self._shape(rows)
             wanted = self._fill(host, rows, shape)
+            if masks is not None:
+                host.grammar_rows[masks.rows] = masks.places
             packed, segments, pairs = self._columns.send_columns(batches[-1] if batches else None, copies)
             if batches:
                 self._step.write(packed, segments)
             self._remember(self._slots.penalised(plan.new_rows))
+            if masks is not None:
+                masks.send(self._streams.compute, self._allowed, rows.slots, self._slots.has_allowed)
             if len(copies):
                 self._kv_cache.copy_block_pairs(pairs, _disjoint_ends(copies))
             flight = Flight(plan.step, start, np.flatnonzero(rows.samples).astype(np.int32))

@@ -13,3 +13,7 @@ class DeviceError(ValueError):
 
 class GroupError(RuntimeError):
     """Another rank of the group is lost or elsewhere; nothing can be computed without it."""
+
+
+class StepAbandoned(Exception):
+    """The rest of a step is not wanted any more; no failure."""

@@ -24,14 +24,15 @@ import quire.shared
 from quire.shared.config import WorkerConfig
 from quire.shared.flags import Flag
 from quire.shared.link import Server, wait
-from quire.shared.messages import Configure, Hello, Plan, ToWorker, WorkerReady
+from quire.shared.messages import Configure, Hello, Masks, Plan, ToWorker, WorkerReady
 from quire.shared.neighbours import POLL_SECONDS, Above
 from quire.shared.service import Service, bootstrap
 
-from .errors import DeviceError
+from .errors import DeviceError, StepAbandoned
 from .fake_rows import FakeRows, Limits, PlanError
 from .fake_tokens import Tokens
 from .fault_points import FaultError, FaultPoints, parse
+from .inbox import Inbox
 from .out_of_memory import telling
 
 logger = logging.getLogger("quire.worker")
@@ -100,6 +101,7 @@ class FakeWorker:
         self._next_report = self._next_poll = 0.0
         self._stamps = _open_stamps(config.stamps) if config.stamps else None
         self._server: Server[Any] = service.listen(ToWorker)
+        self._inbox = Inbox(self._server, self._wait_in_step, lambda: self._is_stopping)
         self._above = Above(self._server, service, on_vanish=lambda name: None)
         self._report("starting", "waiting for the engine's configuration")
 
@@ -110,7 +112,7 @@ class FakeWorker:
         """Until `stop`. Raises PlanError."""
         while not self._is_stopping:
             self._tick()
-            received = self._server.receive()
+            received = self._inbox.receive()
             if received is None:
                 wait([self._server], POLL_SECONDS)
                 continue
@@ -122,6 +124,8 @@ class FakeWorker:
                     self._configure(peer, message)
                 case Hello():
                     self._above.hear(peer, message)
+                case Masks():
+                    pass  # of a step that was abandoned
         self._report("draining")
         self._server.close()
 
@@ -166,17 +170,32 @@ class FakeWorker:
             raise PlanError("a plan came before any configuration")
         with telling("in a step"):
             spoilt = self._faults.before(plan) if self._faults else []
-        result = self._rows.apply(plan)
+        if plan.awaits_masks:
+            self._sleep_until(start + self._config.step_ms / 1000)  # they are waited for when the logits are there
+        try:
+            result = self._rows.apply(plan, self._inbox.masks(plan.step) if plan.awaits_masks else None)
+        except StepAbandoned as reason:
+            logger.info("%s", reason)
+            return
         if spoilt:
             failed = {*result.failed_rows, *(row.index for row in spoilt)}
             result = msgspec.structs.replace(result, failed_rows=sorted(failed))
-        if self._config.step_ms:
-            time.sleep(max(0.0, start + self._config.step_ms / 1000 - time.monotonic()))
+        self._sleep_until(start + self._config.step_ms / 1000)
         now = time.monotonic()
         self._steps += 1
         if self._stamps is not None:
             STAMP.pack_into(self._stamps, STAMP.size * (plan.step % NUM_STAMPS), plan.step, int(now * 1e9))
         self._server.send(peer, msgspec.structs.replace(result, seconds=now - start))
+
+    def _wait_in_step(self) -> None:
+        self._tick()
+        wait([self._server], POLL_SECONDS)
+
+    def _sleep_until(self, when: float) -> None:
+        """Monotonic seconds."""
+        remaining = when - time.monotonic()
+        if self._config.step_ms and remaining > 0:
+            time.sleep(remaining)
 
 
 def _open_stamps(path: str) -> mmap.mmap:

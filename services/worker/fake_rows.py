@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
-from quire.shared.messages import NewRow, Plan, SamplingParams, StepResult
+from quire.shared.messages import Masks, NewRow, Plan, SamplingParams, StepResult
 
 from .fake_logprobs import prompt_logprobs, sampled_logprobs
 from .fake_tokens import WORD, Hashes, Ids, NextTokens, Tokens, appended, keyed, mixed, prefix_hashes
@@ -85,8 +85,8 @@ class FakeRows:
         self._prompt_ids: dict[int, Ids] = {}
         """Of rows that want prompt logprobs."""
 
-    def apply(self, plan: Plan) -> StepResult:
-        """One step, in the order messages.Plan states; the result without its seconds."""
+    def apply(self, plan: Plan, masks: Masks | None = None) -> StepResult:
+        """One step, in the order messages.Plan states, sampling what `masks` allow; the result without its seconds."""
         if plan.step <= self._last_step:
             raise PlanError(f"step {plan.step} came after step {self._last_step}")
         self._last_step = plan.step
@@ -95,13 +95,14 @@ class FakeRows:
             self._add_single_blocks(plan)
             positions = _ids(plan.num_computed)
             if (
-                plan.slots == steady.slot_bytes
+                masks is None
+                and plan.slots == steady.slot_bytes
                 and plan.num_scheduled == steady.ones
                 and len(positions) == len(steady.slots) <= self.limits.max_num_batched_tokens
                 and (positions == steady.lengths - 1).all()
             ):
                 return self._decode(plan.step, steady, positions)
-            return self._compute(plan)
+            return self._compute(plan, masks)
         for slot in plan.released:
             self._release(slot)
         for row in plan.new_rows:
@@ -109,14 +110,14 @@ class FakeRows:
         self._add_single_blocks(plan)
         for source, target in _ids(plan.copies).reshape(-1, 2).tolist():
             self._copy(source, target)
-        return self._compute(plan)
+        return self._compute(plan, masks)
 
-    def _compute(self, plan: Plan) -> StepResult:
+    def _compute(self, plan: Plan, masks: Masks | None) -> StepResult:
         slots, scheduled, computed = _ids(plan.slots), _ids(plan.num_scheduled), _ids(plan.num_computed)
         self._check_columns(slots, scheduled, computed)
         self._write(slots, scheduled, computed, plan.new_rows)
         self._check_reads(plan.new_rows, slots, computed)
-        result = self._sample(plan.step, slots, scheduled, computed)
+        result = self._sample(plan.step, slots, scheduled, computed, masks)
         self._settle(plan, slots, scheduled, computed)
         return result
 
@@ -277,13 +278,15 @@ class FakeRows:
         is_right = (kv == self._hashes[slots, places]) | (computed == 0)
         _expect(is_right, "wrong KV taken as computed (position)", slots, places)
 
-    def _sample(self, step: int, slots: Ids, scheduled: Ids, computed: Ids) -> StepResult:
+    def _sample(self, step: int, slots: Ids, scheduled: Ids, computed: Ids, masks: Masks | None) -> StepResult:
         is_sampling = computed + scheduled == self._num_tokens[slots]
         rows = slots[is_sampling]
         lengths = self._num_tokens[rows]
         newest = self._hashes[rows, lengths - 1]
         words = mixed(newest + keyed(self._seeds[rows]))
         allowed = {row: self._allowed[slot] for row, slot in enumerate(rows.tolist()) if slot in self._allowed}
+        if masks is not None:
+            allowed |= _allowed_by(masks, allowed, len(rows))
         may_end = lengths - self._num_prompt[rows] >= self._min_tokens[rows]
         token_ids = self._next.drawn(step, words, may_end, allowed)
         self._hashes[rows, lengths] = appended(newest, token_ids)
@@ -295,3 +298,20 @@ class FakeRows:
                 slots, scheduled, computed, self._prompt_ids, self._want_logprobs, self._next.sorted_pool
             )
         return StepResult(step, token_ids.tobytes(), self._next.failed(words), logprobs, of_prompts, 0.0)
+
+
+def _allowed_by(masks: Masks, allowed: dict[int, Ids], num_rows: int) -> dict[int, Ids]:
+    """By sampling row: the ids that its mask has, and its request allows."""
+    rows = _ids(masks.rows)
+    if len(rows) and not 0 <= rows.min() <= rows.max() < num_rows:
+        raise PlanError(f"masks for rows {rows.tolist()} of {num_rows} sampling rows")
+    bits = np.frombuffer(masks.bits, np.uint8).reshape(len(rows), -1)
+    found = {}
+    for row, packed in zip(rows.tolist(), bits, strict=True):
+        ids = np.flatnonzero(np.unpackbits(packed, bitorder="little")).astype(np.int32)
+        if row in allowed:
+            ids = np.intersect1d(ids, allowed[row])
+        if not len(ids):
+            raise PlanError(f"the mask of sampling row {row} allows nothing")
+        found[row] = ids
+    return found

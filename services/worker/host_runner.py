@@ -19,7 +19,7 @@ from .logprobs import prompt_logprobs
 from .sampler import Sampled, sample_rows
 from .sampling_state import SamplingState
 from .slot_lengths import Limits
-from .step_runner import Model
+from .step_runner import Model, WaitForMasks, no_masks
 
 _NO_TOKENS = Sampled(np.empty(0, np.int32), [], [])
 
@@ -61,14 +61,14 @@ class HostRunner:
             sample_rows(self._model.compute_logits(hidden[of_sampling]), inputs.slots, self._batch)
 
     @torch.inference_mode()
-    def submit(self, plan: Plan) -> None:
+    def submit(self, plan: Plan, wait_for_masks: WaitForMasks = no_masks) -> None:
         start = time.perf_counter()
         self._batch.apply(plan)
         if plan.copies:
             self._kv_cache.copy_blocks([(source, target) for source, target in self._batch.copies(plan).tolist()])
         sampled, of_prompts = _NO_TOKENS, []
         if plan.slots:
-            sampled, of_prompts = self._compute(self._batch.inputs(plan))
+            sampled, of_prompts = self._compute(self._batch.inputs(plan), plan, wait_for_masks)
         result = StepResult(
             step=plan.step,
             token_ids=sampled.token_ids.tobytes(),
@@ -98,7 +98,9 @@ class HostRunner:
         hidden = self._model.forward(on_device.input_ids, on_device.metadata, self._kv_cache)
         return hidden, on_device.sampling_tokens
 
-    def _compute(self, inputs: StepInputs) -> tuple[Sampled, list[TokenLogprobs]]:
+    def _compute(
+        self, inputs: StepInputs, plan: Plan, wait_for_masks: WaitForMasks
+    ) -> tuple[Sampled, list[TokenLogprobs]]:
         hidden, tokens = self._forward(inputs)
         of_prompts: list[TokenLogprobs] = []
         if self._batch.sampling.columns["prompt_logprobs"][inputs.slots].any():
@@ -107,7 +109,8 @@ class HostRunner:
             return _NO_TOKENS, of_prompts
         slots = inputs.slots[inputs.sampling_rows]
         logits = self._model.compute_logits(hidden.index_select(0, tokens))
-        sampled = sample_rows(logits, slots, self._batch)
+        masks = wait_for_masks(plan.step) if plan.awaits_masks else None
+        sampled = sample_rows(logits, slots, self._batch, masks)
         self._batch.append(slots, sampled.token_ids)
         return sampled, of_prompts
 

@@ -30,7 +30,7 @@ from .memory_plan import MemoryPlan, plan_memory
 from .models.decoder import Decoder
 from .out_of_memory import telling
 from .slot_lengths import Limits
-from .step_runner import StepRunner
+from .step_runner import StepRunner, WaitForMasks, no_masks
 from .tensor_parallel import ALONE, RankGroup
 from .trial_step import run_trial
 
@@ -159,10 +159,10 @@ class ModelRunner:
     def _cache_note(self) -> str:
         return "" if self._cache_dtype == self.placement.dtype else ", fp8 KV cache"
 
-    def submit(self, plan: Plan) -> None:
-        """Carry out one plan, or have it carried out. Raises PlanError."""
+    def submit(self, plan: Plan, wait_for_masks: WaitForMasks = no_masks) -> None:
+        """Carry out one plan, or have it carried out. Raises PlanError, and what `wait_for_masks` raises."""
         self.group.begin_plan()
-        self._runner().submit(plan)
+        self._runner().submit(plan, wait_for_masks)
 
     def collect(self) -> list[StepResult]:
         """Answers that are there and were not collected yet, in the order of their plans; never waits."""
@@ -172,9 +172,9 @@ class ModelRunner:
         """A descriptor that is readable when there is something to collect; None: as soon as submit returns."""
         return None if self._steps is None else self._steps.fileno()
 
-    def step(self, plan: Plan) -> StepResult:
-        """Carry out one plan and wait for its answer, which no other may be awaited with. Raises PlanError."""
-        self.submit(plan)
+    def step(self, plan: Plan, wait_for_masks: WaitForMasks = no_masks) -> StepResult:
+        """Carry out one plan and wait for its answer, which no other may be awaited with. Raises as `submit` does."""
+        self.submit(plan, wait_for_masks)
         runner = self._runner()
         runner.wait()
         (result,) = runner.collect()

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Protocol
 
-from quire.shared.messages import Plan, StepResult
+from quire.shared.messages import Masks, Plan, StepResult
 from quire.shared.metrics import Metrics
 
 
 class Runner(Protocol):
     """Of a ModelRunner what this needs."""
 
-    def submit(self, plan: Plan) -> None: ...
+    def submit(self, plan: Plan, wait_for_masks: Callable[[int], Masks]) -> None: ...
 
     def collect(self) -> list[StepResult]: ...
 
@@ -32,10 +33,10 @@ class PlansUnderWay:
         self._metrics = Metrics()
         self._host_time = self._metrics.histogram("quire_worker_host_seconds")
 
-    def submit(self, peer: str, plan: Plan, received: float) -> None:
-        """`received`: of time.perf_counter, before the plan was decoded. Raises PlanError."""
+    def submit(self, peer: str, plan: Plan, received: float, wait_for_masks: Callable[[int], Masks]) -> None:
+        """`received`: of time.perf_counter, before the plan was decoded. Raises PlanError, StepAbandoned."""
+        self._runner.submit(plan, wait_for_masks)
         self._peers.append(peer)
-        self._runner.submit(plan)
         if self._runner.fileno() is not None:  # else the step itself was computed meanwhile
             self._host_time.observe(time.perf_counter() - received)
 

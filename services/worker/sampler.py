@@ -1,6 +1,6 @@
 """The sampler: from raw logits to one token a row, in a fixed order.
 
-Logit edits, penalties, temperature, min_p, top-k and top-p, then the draw; logprobs are of the raw
+Grammar masks, logit edits, penalties, temperature, min_p, top-k and top-p, then the draw; logprobs are of the raw
 logits. Each part works only on the rows that ask for it, and what a row draws depends on nothing
 but its logits, its parameters, its seed and its output position.
 """
@@ -15,11 +15,12 @@ import torch
 from msgspec import Struct
 
 from quire import kernels
-from quire.shared.messages import TokenLogprobs
+from quire.shared.messages import Masks, TokenLogprobs
 
 from .batch_state import BatchState
 from .logit_edits import apply_edits
 from .logprobs import packed_logprobs
+from .masks import apply_masks
 from .philox import uniforms
 from .slot_lengths import Int32s
 
@@ -34,13 +35,15 @@ class Sampled(Struct):
     logprobs: list[TokenLogprobs]
 
 
-def sample_rows(logits: torch.Tensor, slots: Int32s, batch: BatchState) -> Sampled:
-    """One token for each row of float32 logits [N, V], which are overwritten. slots [N]."""
+def sample_rows(logits: torch.Tensor, slots: Int32s, batch: BatchState, masks: Masks | None = None) -> Sampled:
+    """One token for each row of float32 logits [N, V], which are overwritten. slots [N]. Raises PlanError."""
     columns = batch.sampling.columns[slots]
     failed = _clear_failed(logits)
     wants_logprobs = np.flatnonzero(columns["logprobs"])
     raw = logits[_on(logits, wants_logprobs)] if len(wants_logprobs) else logits[:0]
     num_outputs = batch.num_tokens[slots] - batch.num_prompt_tokens[slots]
+    if masks is not None:
+        apply_masks(logits, masks)
     if batch.sampling.edits:
         known = batch.sampling.edits
         edited = [(row, known[slot]) for row, slot in enumerate(slots.tolist()) if slot in known]

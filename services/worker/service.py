@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING, Any
 from quire.shared import model_files
 from quire.shared.config import WorkerConfig
 from quire.shared.link import Server, wait
-from quire.shared.messages import Configure, Hello, Plan, ToWorker
+from quire.shared.messages import Configure, Hello, Masks, Plan, ToWorker
 from quire.shared.model_errors import ModelFilesError
 from quire.shared.neighbours import POLL_SECONDS, Above
 from quire.shared.service import Service, bootstrap
 
 from .debugging import Debugging
-from .errors import DeviceError, GroupError, PlanError
+from .errors import DeviceError, GroupError, PlanError, StepAbandoned
+from .inbox import Inbox
 from .out_of_memory import OF_A_MODEL, telling
 from .plans_under_way import PlansUnderWay
 from .start_phases import StartPhases, process_seconds
@@ -137,6 +138,7 @@ class Worker:
         self._received = 0.0
         """Of time.perf_counter, before what is handled now was decoded."""
         self._server: Server[Any] = service.listen(ToWorker)
+        self._inbox = Inbox(self._server, self._wait_in_step, lambda: self._is_stopping)
         self._above = Above(self._server, service, on_vanish=lambda name: None)
         self._awaited_configure: tuple[str, Configure] | None = None
         self._runner: ModelRunner | None = None
@@ -154,14 +156,23 @@ class Worker:
         while not self._is_stopping:
             self._tick()
             self._received = time.perf_counter()
-            received = self._server.receive()
+            received = self._inbox.receive()
             if received is not None:
                 self._handle(*received)
             elif not self._answer():
-                wait([self._server], POLL_SECONDS, None if self._plans is None else self._plans.descriptor)
+                self._wait()
         if self._runner is not None:
             self._report("draining")
         self._server.close()
+
+    def _wait(self) -> None:
+        wait([self._server], POLL_SECONDS, None if self._plans is None else self._plans.descriptor)
+
+    def _wait_in_step(self) -> None:
+        """For masks: they depend on the answers to steps before, which may be on their way."""
+        self._tick()
+        if not self._answer():
+            self._wait()
 
     def _load(self) -> None:
         self._phases = StartPhases(seconds_before=process_seconds())
@@ -170,7 +181,7 @@ class Worker:
         while loading.is_alive() and not self._is_stopping:
             self._show(loading)
             self._tick()
-            received = self._server.receive()
+            received = self._inbox.receive()
             if received is None:
                 wait([self._server], POLL_SECONDS)
             else:
@@ -193,7 +204,7 @@ class Worker:
         if (loading.detail, loading.progress) != (last.detail, last.progress):
             self._report("starting", loading.detail, progress=loading.progress)
 
-    def _handle(self, peer: str, message: Hello | Configure | Plan) -> None:
+    def _handle(self, peer: str, message: Hello | Configure | Plan | Masks) -> None:
         match message:
             case Plan():
                 self._step(peer, message)
@@ -204,6 +215,8 @@ class Worker:
                     self._configure(peer, message)
             case Hello():
                 self._above.hear(peer, message)
+            case Masks():
+                pass  # of a step that was abandoned
 
     def _tick(self) -> None:
         now = time.monotonic()
@@ -257,8 +270,12 @@ class Worker:
         if self._plans is None:
             logger.warning("a plan of %s came before this worker was configured; it is ignored", peer)
             return
-        with telling(f"in a step of {len(plan.slots) // 4} rows"):
-            self._plans.submit(peer, plan, self._received)
+        try:
+            with telling(f"in a step of {len(plan.slots) // 4} rows"):
+                self._plans.submit(peer, plan, self._received, self._inbox.masks)
+        except StepAbandoned as reason:
+            logger.info("%s", reason)
+            return
         self._answer()
 
     def _answer(self) -> bool:

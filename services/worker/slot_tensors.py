@@ -35,7 +35,7 @@ def places_of(limits: Limits) -> Places:
         "block_tables": slots * limits.num_table_blocks,
         "seed": 2 * slots,
         **dict.fromkeys(("edit_ids", "edit_values", "edit_until"), slots * MAX_EDITS),
-        "allowed": slots * num_mask_words(limits.vocab_size),
+        "allowed": 2 * slots * num_mask_words(limits.vocab_size),
     }
     columns = ("temperature", "top_p", "min_p", "repetition", "frequency", "presence", "top_k", "num_outputs")
     sizes.update(dict.fromkeys((*columns, "num_edits"), slots))
@@ -67,8 +67,8 @@ class SlotTensors:
         mask_words = num_mask_words(vocab_size)
         self.token_ids = self._view("token_ids", slots, limits.num_ids)
         self.block_tables = self._view("block_tables", slots, limits.num_table_blocks)
-        self.allowed = self._view("allowed", slots, mask_words)
-        """Bits of the tokens a slot may draw, for those that name them."""
+        self.allowed = self._view("allowed", 2 * slots, mask_words)
+        """Bits of the tokens that may be drawn: by each slot that names them, then as the masks of a step say."""
         self.sampling = SlotState(
             temperature=self._column("temperature", torch.float32, slots),
             top_k=self._column("top_k", torch.int32, slots),

@@ -6,14 +6,24 @@ on: a GPU's. Between model_runner.py, which makes one for a configuration, and t
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Protocol, TypeAlias
 
 import torch
 
-from quire.shared.messages import Plan, StepResult
+from quire.shared.messages import Masks, Plan, StepResult
 
 from .attention_metadata import AttentionMetadata
+from .errors import PlanError
 from .kv_cache import KVCache
+
+WaitForMasks: TypeAlias = Callable[[int], Masks]
+"""The masks of a step, which a plan says will come; called when its logits are there or under way."""
+
+
+def no_masks(step: int) -> Masks:
+    """Where nobody sends any."""
+    raise PlanError(f"step {step} awaits masks, and there is nobody to send them")
 
 
 class Model(Protocol):
@@ -27,8 +37,8 @@ class Model(Protocol):
 class StepRunner(Protocol):
     """Plans are carried out in the order they are submitted, and answered in it."""
 
-    def submit(self, plan: Plan) -> None:
-        """Carry out one plan, or have it carried out. Raises PlanError."""
+    def submit(self, plan: Plan, wait_for_masks: WaitForMasks = no_masks) -> None:
+        """Carry out one plan, or have it carried out. Raises PlanError, and what `wait_for_masks` raises."""
         ...
 
     def collect(self) -> list[StepResult]:

@@ -32,7 +32,7 @@ ONLY_IN = {
     "zmq": {"shared/link.py"},
     "tokenizers": {"services/tokenizer"},
     "jinja2": {"services/tokenizer"},
-    "llguidance": {"services/tokenizer"},
+    "llguidance": {"services/tokenizer", "services/engine"},
 }
 """Package -> the only places that may import it."""
 

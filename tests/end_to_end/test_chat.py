@@ -104,7 +104,7 @@ def test_a_stop_string_ends_the_text_before_it(client):
             "context_length_exceeded",
         ),
         ({"messages": []}, openai.BadRequestError, None),
-        ({"extra_body": {"guided_json": {"type": "object"}}}, openai.BadRequestError, "unsupported_parameter"),
+        ({"extra_body": {"guided_json": {"uniqueItems": True}}}, openai.BadRequestError, "unsupported_value"),
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])

@@ -275,7 +275,7 @@ def test_a_large_body_within_the_limit_is_taken(frontend: Any) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(
-    "fields", [{"temperature": 3}, {"n": "two"}, {"stop": [""]}, {"guided_regex": "a"}, {"seed": 2**70}]
+    "fields", [{"temperature": 3}, {"n": "two"}, {"stop": [""]}, {"guided_regex": ""}, {"seed": 2**70}]
 )
 def test_bad_fields_are_400_before_headers_also_for_streams(
     frontend: Any, stream: bool, fields: dict[str, Any]

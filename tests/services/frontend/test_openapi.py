@@ -50,7 +50,14 @@ UNBOUNDED = {
             "tools[].input_schema.*": "any JSON: the template's, within the body's limit",
         }.items()
     },
-}
+} | {
+    f"{request}.{field}": "any JSON of at most 64 KiB: the tokenizer says whether it can be followed"
+    for request in ("ChatRequest", "CompletionRequest")
+    for field in (
+        "guided_json", "response_format.json_schema.schema", "response_format.format", "response_format.structures",
+        "response_format.triggers", "structured_outputs.json", "structured_outputs.structural_tag",
+    )
+}  # fmt: skip
 """Where anything may stand, and why."""
 
 
@@ -143,7 +150,7 @@ def test_the_cases_cover_every_field_of_the_document() -> None:
     free = {"chat_template_kwargs", "tool_choice", "function_call"}
     for path, cls in zip(PARSERS, STRUCTS, strict=True):
         for name, hint in typing.get_type_hints(cls, include_extras=True).items():
-            is_flag = bool in typing.get_args(hint) or name in ("stream_options", "suffix")
+            is_flag = bool in typing.get_args(hint) or name in ("stream_options", "suffix", "guided_json")
             assert is_flag or name in free or (path, name) in covered, name
 
 

@@ -53,10 +53,9 @@ SHARED_OUTSIDE: list[tuple[str, Any]] = [
     ("cache_salt", "s" * 65), ("cache_salt", "a@b"), ("cache_salt", "a/b"), ("cache_salt", "a\\b"),
     ("cache_salt", "a\0b"), ("truncate_prompt_tokens", -2), ("truncate_prompt_tokens", 0), ("truncation_side", "up"),
     ("truncation_side", "right"), ("metadata", {"k": 1}), ("metadata", {str(i): "" for i in range(17)}),
-    ("user", "u" * 513), ("best_of", 2), ("use_beam_search", True), ("response_format", {"type": "json_object"}),
-    ("response_format", {"type": "json_schema", "json_schema": {"name": "x", "schema": {}}}), ("response_format", {}),
-    ("guided_json", {"type": "object"}), ("guided_regex", "a+"), ("guided_choice", ["a"]), ("guided_grammar", "x"),
-    ("structured_outputs", {"regex": "a"}), ("logits_processors", ["x"]), ("bad_words", ["x"]), ("model", 5),
+    ("user", "u" * 513), ("best_of", 2), ("use_beam_search", True), ("response_format", {}),
+    ("guided_whitespace_pattern", " "), ("guided_regex", ""), ("guided_choice", []), ("guided_grammar", ""),
+    ("structured_outputs", {"regex": ""}), ("logits_processors", ["x"]), ("bad_words", ["x"]), ("model", 5),
     ("stream_options", {"include_usage": True}), ("stream_options", 5),
 ]  # fmt: skip
 CHAT_INSIDE: list[tuple[str, Any]] = [
