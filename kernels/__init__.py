@@ -88,8 +88,7 @@ def choose_linear(
     if quantization == "int8":
         return choose_quantized(backend.int8_kinds(device), dtype, wanted)
     if quantization == "fp8":
-        pack, what = backend.fp8_kind(device)
-        return choose_fp8(pack, what, backend.linear_kinds(device, dtype), dtype, wanted)
+        return choose_fp8(backend.fp8_kind(device), backend.linear_kinds(device, dtype), dtype, wanted)
     return choose(backend.linear_kinds(device, dtype), shapes, dtype, wanted)
 
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 
 from .linear import Pack, PackedWeight
+from .linear_fp8 import Fp8Kind
 
 _TRIAL_ROWS = (1, 16, 128)
 _TRIAL_ROUNDS = 6
@@ -66,11 +67,11 @@ def choose_quantized(kinds: Mapping[str, Pack], dtype: torch.dtype, wanted: str)
     return choice._replace(name=f"{wanted} int8", summary=f"{wanted} int8")
 
 
-def choose_fp8(pack: Pack, what: str, kinds: Mapping[str, Pack], dtype: torch.dtype, wanted: str) -> LinearChoice:
+def choose_fp8(kind: Fp8Kind, kinds: Mapping[str, Pack], dtype: torch.dtype, wanted: str) -> LinearChoice:
     """fp8 for all but the head, which stays as it is: an error there goes straight into every token."""
     head = _wanted(kinds, str(dtype), next(iter(kinds)) if wanted == "auto" else wanted)
-    summary = f"fp8 ({what}), head {head.name}"
-    return LinearChoice("fp8", pack, summary, pack_head=head.pack, takes_fp8=True)
+    summary = f"fp8 ({kind.what}), head {head.name}"
+    return LinearChoice("fp8", kind.pack, summary, pack_head=head.pack, takes_fp8=kind.has_fused)
 
 
 def _wanted(kinds: Mapping[str, Pack], what: str, wanted: str) -> LinearChoice:

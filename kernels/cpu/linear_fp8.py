@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 
 from . import fp8
 from .fp8 import QuantizedRows
+
+
+class Fp8Kind(NamedTuple):
+    """How a device computes with weights in fp8."""
+
+    pack: type[Fp8PackedWeight]
+    what: str
+    """It computes with, for people."""
+    has_fused: bool
+    """Whether its norms and activations can write QuantizedRows."""
 
 
 class Fp8PackedWeight:
@@ -34,6 +46,5 @@ class Fp8PackedWeight:
     _multiply = staticmethod(fp8.linear_quantized)
 
 
-def fp8_kind(device: torch.device) -> tuple[type[Fp8PackedWeight], str]:
-    """What packs weights to fp8 on a device, and a word on what it computes with."""
-    return Fp8PackedWeight, "written out for each product"
+def fp8_kind(device: torch.device) -> Fp8Kind:
+    return Fp8Kind(Fp8PackedWeight, "written out for each product", has_fused=True)

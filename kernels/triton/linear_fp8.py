@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..cpu import linear_fp8 as specification
+from ..cpu.linear_fp8 import Fp8Kind
 from . import fp8
 
 
@@ -16,8 +17,8 @@ class Fp8PackedWeight(specification.Fp8PackedWeight):
     _multiply = staticmethod(fp8.linear_quantized)
 
 
-def fp8_kind(device: torch.device) -> tuple[type[specification.Fp8PackedWeight], str]:
+def fp8_kind(device: torch.device) -> Fp8Kind:
     if fp8.has_fp8(device):
-        return Fp8PackedWeight, "scaled_mm"
-    # Triton cannot compile for e4m3 there at all.
-    return specification.fp8_kind(device)
+        return Fp8Kind(Fp8PackedWeight, "scaled_mm", has_fused=True)
+    # Triton cannot compile for e4m3 there at all, so its norms and activations write no such numbers.
+    return specification.fp8_kind(device)._replace(has_fused=False)

@@ -72,6 +72,8 @@ def run_trial(
 ) -> None:
     """Each of the largest shapes once, with its logits and a sampler's work on all rows."""
     cache = KVCache(config, placement, 1, wanted.block_size, cache_dtype)
+    # What was never written may be NaN, and of such logits nothing can be drawn.
+    cache.fill(None, 0.0)
     shapes = largest_shapes(config, wanted)
     cos_sin = cos_sin_table(config, max(shape.seq_len for shape in shapes), placement.device)
     for shape in shapes:

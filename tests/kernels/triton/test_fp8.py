@@ -103,14 +103,15 @@ def test_the_fused_product_takes_the_scales_as_they_come(dtype, mode, guards, mo
 def test_a_packed_weight_takes_rows_as_they_are_or_quantised_already(mode, guards, monkeypatch) -> None:
     from quire.kernels.cpu import linear_fp8
 
-    kind, _ = linear_fp8.fp8_kind(torch.device("cpu"))
+    kind = linear_fp8.fp8_kind(torch.device("cpu")).pack
     if mode != "ref":
         from quire.kernels.triton import fp8 as ours
         from quire.kernels.triton import linear_fp8 as ours_packed
 
-        assert ours_packed.fp8_kind(torch.device("cpu"))[0] is kind, "a device without such products packs plainly"
+        without = ours_packed.fp8_kind(torch.device("cpu"))
+        assert without.pack is kind and not without.has_fused, "a device without such products packs plainly"
         monkeypatch.setattr(ours, "has_fp8", lambda device: True)
-        kind, _ = ours_packed.fp8_kind(torch.device("cpu"))
+        kind = ours_packed.fp8_kind(torch.device("cpu")).pack
     x, weight, bias = make(3, 64, torch.bfloat16), make(48, 64, torch.bfloat16), torch.ones(48, dtype=torch.bfloat16)
     packed = kind(guards.put(weight))
     assert packed.nbytes == 48 * 64 + 48 * 4
