@@ -178,7 +178,7 @@ def rope(machine: Machine, of: Dimensions, rows: int) -> Operation:
         heads = of.query_heads + 2 * of.kv_heads
         qkv = torch.randn(rows, heads * of.head_dim).to(torch.bfloat16)
         norm = torch.ones(of.head_dim, dtype=torch.bfloat16)
-        cos_sin = torch.randn(4096, of.head_dim)
+        cos_sin = torch.randn(max(4096, rows), of.head_dim)
         positions = torch.arange(rows, dtype=torch.int32)
         blocks = -(-rows // _BLOCK_SIZE)
         cache = torch.zeros(2, blocks, of.kv_heads, _BLOCK_SIZE, of.head_dim, dtype=torch.bfloat16)

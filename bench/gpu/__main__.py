@@ -151,7 +151,7 @@ def _keep(found: dict[str, dict[str, Any]], options: argparse.Namespace) -> Path
     """What there is so far: whoever stops this early has it."""
     if options.output is None:
         return None
-    settings = {"device": options.device, "is_tiny": options.tiny, "minutes": options.minutes}
+    settings = {name: getattr(options, name) for name in ("device", "tiny", "minutes", "label")}
     return write(record("gpu", found, settings), Path(options.output) / "gpu.json")
 
 
@@ -180,6 +180,7 @@ def parser() -> argparse.ArgumentParser:
     add("--minutes", type=float, default=9.5, help="after which nothing is begun, and all is ended (default: 9.5)")
     add("--only", nargs="+", choices=[section.name for section in SECTIONS], help="these sections")
     add("--output", help="folder for gpu.json")
+    add("--label", default="", help="for the record: the commit, where there is no git")
     return made
 
 

@@ -70,5 +70,5 @@ class _Window:
         field = "self_device_time_total" if self._is_cuda else "self_cpu_time_total"
         busy = sum(getattr(event, field) for event in events) / 1e6
         steps = max(1, self._last - self._first)
-        count = sum(event.count for event in events)
+        count = sum(event.count for event in events if getattr(event, field) > 0)
         return 100 * (1 - busy / self._seconds), count / steps, self._seconds / steps * 1e3
