@@ -9,6 +9,7 @@ import torch
 
 from bench import kernels as table_of
 
+from . import sampler
 from .setting import ROOT, Outcome, Setting
 from .timing import release, seconds
 
@@ -51,7 +52,7 @@ def _operations(setting: Setting, machine: table_of.Machine, of: table_of.Dimens
     for rows in sizes.rows:
         for context in sizes.contexts:
             yield table_of.attention(machine, of, rows, 1, context)
-        yield from table_of.sampling(machine, of.vocab, rows)
+        yield from sampler.operations(machine, of.vocab, rows, sizes.cold_bytes)
         yield table_of.linear(machine, "gate and up", rows, 2 * of.intermediate, of.hidden)
         yield table_of.linear(machine, "head", rows, of.vocab, of.hidden)
     yield table_of.attention(machine, of, 1, sizes.prefill, sizes.prefill)
