@@ -6,7 +6,7 @@ import pytest
 from fuzz.http_api import probe
 from running_server import serving
 
-CASES = 100
+CASES = 60
 
 
 @pytest.mark.filterwarnings("ignore")  # of schemathesis and what it uses
