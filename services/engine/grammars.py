@@ -88,8 +88,6 @@ class Table:
         if compiled.is_error():
             logger.info("a grammar was refused: %s", compiled.get_error().partition("\n")[0][:200])
             raise GrammarError(f"{grammar.field} cannot be followed with this model's tokens, or is too complex")
-        if compiled.is_stopped():
-            raise GrammarError(f"{grammar.field} allows no text but the empty one")
         self._cache[grammar.text] = compiled
         self._cached_bytes += _size(grammar.text)
         while self._cached_bytes > MAX_CACHED_BYTES and len(self._cache) > 1:

@@ -303,7 +303,9 @@ class FakeRows:
 def _allowed_by(masks: Masks, allowed: dict[int, Ids], num_rows: int) -> dict[int, Ids]:
     """By sampling row: the ids that its mask has, and its request allows."""
     rows = _ids(masks.rows)
-    if len(rows) and not 0 <= rows.min() <= rows.max() < num_rows:
+    if not len(rows):
+        return {}
+    if not 0 <= rows.min() <= rows.max() < num_rows:
         raise PlanError(f"masks for rows {rows.tolist()} of {num_rows} sampling rows")
     bits = np.frombuffer(masks.bits, np.uint8).reshape(len(rows), -1)
     found = {}
