@@ -72,6 +72,12 @@ def _doctor(argv: list[str]) -> int:
     return doctor(argv)
 
 
+def _plan(argv: list[str]) -> int:
+    from .plan import plan
+
+    return plan(argv)
+
+
 def _keys(argv: list[str]) -> int:
     from .keys import keys
 
@@ -88,6 +94,7 @@ COMMANDS: dict[str, tuple[Command, str, str]] = {
     "run": (_run, "SERVICE [flags]", "run one service: frontend, tokenizer, engine (with its workers), worker"),
     "bench": (_bench, "serve [flags]", "measure a server: latency and throughput"),
     "health": (_health, "SERVICE", "tell whether the services of a kind that run here are ready"),
+    "plan": (_plan, "MODEL", "does it fit? the memory plan of a server, without loading the model"),
     "doctor": (_doctor, "[MODEL]", "look for what would keep a server from running here, or running well"),
     "keys": (_keys, "FILE", "make the key file that services on several hosts share"),
 }
