@@ -36,6 +36,7 @@ class Section(NamedTuple):
 SECTIONS = (
     Section("ceilings", "Ceilings of the device", 40, 10),
     Section("correctness", "Correctness", 200, 40),
+    Section("weights", "Weights to the device", 40, 15),
     Section("operations", "Kernels", 120, 30),
     Section("decode", "Decode sweep", 110, 30),
     Section("prefill", "One long prompt", 60, 20),

@@ -28,6 +28,7 @@ def test_a_dry_run_goes_through_every_section(tmp_path: Path) -> None:
     results = recorded["results"]
     assert results["correctness"]["figures"]["is_right"] is True
     assert not results["operations"]["notes"]
+    assert results["weights"]["figures"]["wrong"] == []
     assert results["ceilings"]["figures"]["flops"] > 0
     assert [row[0] for row in results["peer"]["rows"]] == ["quire", "transformers"]
     assert all(row[-1] == 0 for row in results["http_sweep"]["rows"] + results["peer"]["rows"])
