@@ -15,7 +15,7 @@ import time
 
 from quire.shared.config import ServiceConfig
 from quire.shared.link import wait
-from quire.shared.messages import Hello, Outages, ToFrontendFromOperator, ToTokenizer
+from quire.shared.messages import Hello, Look, Outages, ToFrontendFromOperator, ToTokenizer
 from quire.shared.neighbours import Above
 from quire.shared.parent_process import die_with_parent
 from quire.shared.service import Service
@@ -57,6 +57,9 @@ def main() -> None:
             if isinstance(message, Hello):
                 above.hear(peer, message)
                 heard = True
+            elif isinstance(message, Look) and given.trace:
+                with open(f"{given.trace}.looks.{given.name}", "a", encoding="utf-8") as file:
+                    file.write("look\n")
             elif isinstance(message, Outages) and given.trace:
                 with open(f"{given.trace}.outages.{given.name}", "a", encoding="utf-8") as file:
                     file.write(json.dumps(message.causes) + "\n")

@@ -161,3 +161,12 @@ def test_what_stays_down_is_told_to_every_frontend_also_to_later_ones_and_taken_
     wait_until(lambda: deployment.outages("frontend-0")[-1] == {})
     deployment.close()
     assert deployment.outcome is True
+
+
+def test_a_death_is_told_at_once_to_everyone_above_workers(deploy: Deploy) -> None:
+    deployment = deploy(policy=_StartsAgainOnce())
+    assert deployment.recorder.is_ready.wait(20)
+    os.kill(deployment.pid("worker-0-0"), signal.SIGKILL)
+    looks = {name: Path(f"{deployment.trace}.looks.{name}") for name in CHAIN[:3]}
+    wait_until(lambda: all(file.exists() for file in looks.values()))
+    assert not Path(f"{deployment.trace}.looks.worker-0-0").exists()
