@@ -36,10 +36,11 @@ WAYS = {
 class Family:
     """A random checkpoint, our runner of it, and the reference."""
 
-    def __init__(self, name: str, folder: Path) -> None:
+    def __init__(self, name: str, folder: Path, device: str = "cpu", **of_runner) -> None:
         self.folder = make_checkpoint(name, folder / name.replace(" ", "-"))
-        self.runner = ModelRunner(self.folder, "cpu", "float32", threads=1)
-        self.poisoned = ModelRunner(self.folder, "cpu", "float32", threads=1, debugging=Debugging(poisons_blocks=True))
+        self.runner = ModelRunner(self.folder, device, "float32", threads=1, **of_runner)
+        settings = {"threads": 1, "debugging": Debugging(poisons_blocks=True), **of_runner}
+        self.poisoned = ModelRunner(self.folder, device, "float32", **settings)
         self.reference = load_reference(self.folder)
         self.vocab_size = self.runner.config.vocab_size
 

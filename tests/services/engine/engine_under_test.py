@@ -78,8 +78,12 @@ class EngineUnderTest:
         prefix_caching: bool = True,
         eos_token_ids: tuple[int, ...] = (EOS,),
         apply: Callable[[Plan], StepResult] | None = None,
+        submit: Callable[[Plan], Callable[[], StepResult]] | None = None,
     ) -> None:
-        """`apply`: a worker to be used in place of the fake rows; it must allow as much as said here."""
+        """A worker to be used in place of the fake rows, which must allow as much as said here: `apply` answers a plan
+
+        at once, `submit` says how the answer is had later.
+        """
         self.depth = depth
         self.scheduler = Scheduler(
             Limits(num_blocks, block_size, max_num_seqs, budget, max_model_len, policy, prefix_caching)
@@ -95,9 +99,10 @@ class EngineUnderTest:
         )
         limits = fake_rows.Limits(max_num_seqs, budget, max_model_len, block_size, num_blocks)
         self.apply = apply or fake_rows.FakeRows(limits, tokens).apply
+        self.submit = submit or self._answered
         self.plans: list[Plan] = []
         self.steps: list[Step] = []
-        self.in_flight: deque[tuple[Step, StepResult]] = deque()
+        self.in_flight: deque[tuple[Step, Callable[[], StepResult]]] = deque()
         self.answers: dict[tuple[int, int], Answer] = {}
         self.now = 0.0
 
@@ -120,18 +125,22 @@ class EngineUnderTest:
             plan = build_plan(len(self.plans), step)
             self.plans.append(plan)
             self.steps.append(step)
-            self.in_flight.append((step, self.apply(plan)))
+            self.in_flight.append((step, self.submit(plan)))
             was_sent = True
             self.scheduler.check()
         return was_sent
+
+    def _answered(self, plan: Plan) -> Callable[[], StepResult]:
+        result = self.apply(plan)
+        return lambda: result
 
     def step(self) -> bool:
         """One result, then the next plans; whether anything happened."""
         self.now += 1.0
         was_busy = bool(self.in_flight)
         if self.in_flight:
-            step, result = self.in_flight.popleft()
-            self.committer.commit(step, result, self.now)
+            step, result_of = self.in_flight.popleft()
+            self.committer.commit(step, result_of(), self.now)
             self.scheduler.check()
         was_busy |= self.plan()
         self._collect()
