@@ -37,7 +37,7 @@ class Model(Protocol):
 class StepRunner(Protocol):
     """Plans are carried out in the order they are submitted, and answered in it."""
 
-    def submit(self, plan: Plan, wait_for_masks: WaitForMasks = no_masks) -> None:
+    def submit(self, plan: Plan, wait_for_masks: WaitForMasks) -> None:
         """Carry out one plan, or have it carried out. Raises PlanError, and what `wait_for_masks` raises."""
         ...
 
