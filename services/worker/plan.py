@@ -102,7 +102,7 @@ def forecast(whole: ModelConfig, values: dict[str, Any], memory: int | None) -> 
     device = torch.device("cpu" if memory is None and not has_gpu else "cuda")
     dtype = _dtype(worker.dtype, whole, device)
     cache = torch.float8_e4m3fn if worker.kv_cache_dtype == "fp8" else dtype
-    weights = _weight_bytes(config, dtype, worker.quantization)
+    weights = _weight_bytes(config, device, dtype, worker)
     total = memory if memory is not None else _memory_here(device, worker.tensor_parallel_size)
     if weights >= total:
         raise DeviceError(f"the weights take {size_text(weights)} of {size_text(total)}; see --quantization and"
@@ -138,19 +138,24 @@ def _dtype(wanted: str, config: ModelConfig, device: torch.device) -> torch.dtyp
     return choose_placement("cpu", wanted, config, dummy_entries(config)).dtype
 
 
-def _weight_bytes(config: ModelConfig, dtype: torch.dtype, quantization: str) -> int:
+def _weight_bytes(config: ModelConfig, device: torch.device, dtype: torch.dtype, worker: WorkerConfig) -> int:
     """What a rank's weights take once they are loaded, and quantised if they are to be."""
     import torch
 
     from .layers.placement import Placement, unpacked
     from .models import build_model
+    from .tensor_parallel import RankGroup
 
-    model = build_model(config, Placement(torch.device("meta"), dtype))
+    num_ranks, quantization = worker.tensor_parallel_size, worker.quantization
+    model = build_model(config, Placement(torch.device("meta"), dtype, RankGroup(0, num_ranks)))
     total = sum(target.nbytes for target in model.targets().values())
     for linear in model.linears():
         if quantization == "int8" or (quantization == "fp8" and linear is not model.head):
             weight = unpacked(linear.weight)
             total += weight.numel() + 4 * weight.shape[0] - weight.nbytes
+    if device.type == "cpu" and dtype == torch.float32 and config.tie_word_embeddings and quantization != "int8":
+        # float32 is multiplied by a library, whose packed head holds no rows that an embedding could be read from.
+        total += unpacked(model.head.weight).nbytes
     return total
 
 
