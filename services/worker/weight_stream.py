@@ -88,6 +88,8 @@ class WeightStream(Generic[Key]):
     ) -> None:
         self._entries = entries
         self._device = device
+        # No more pinned memory than there is to copy: taking it costs time.
+        num_buffers = max(1, min(num_buffers, -(-sum(entry.size_bytes for _, entry in entries) // buffer_bytes)))
         self._buffers = [staging_memory(buffer_bytes, device) for _ in range(num_buffers)]
         self._copied: list[DeviceEvent | None] = [None] * num_buffers
         """The end of the last copies out of each buffer."""
