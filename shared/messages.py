@@ -546,6 +546,6 @@ class Program(_Message, frozen=True, tag="program"):
 
 class Outcome(_Message, frozen=True, tag="outcome"):
     result: str
-    """ready (the first, unasked) | ok | error | time | memory."""
+    """ready (the first, unasked) | ok | error | time | memory; where it is read also lost | unavailable."""
     text: str = ""
     """What was rendered; a sentence when it is not ok."""

@@ -13,8 +13,15 @@ from typing import Any
 import jinja2
 import msgspec
 
-from quire.shared.errors import CHAT_TEMPLATE_ERROR, INVALID_VALUE, UNSUPPORTED_PARAMETER, ApiError, echo
-from quire.shared.messages import ChatPrompt, Program
+from quire.shared.errors import (
+    CHAT_TEMPLATE_ERROR,
+    INVALID_VALUE,
+    SERVICE_UNAVAILABLE,
+    UNSUPPORTED_PARAMETER,
+    ApiError,
+    echo,
+)
+from quire.shared.messages import ChatPrompt, Outcome, Program
 
 from .chat_messages import CONTENT_FORMS, ContentForm, content_form, last_text, prepare_messages, tag_last_text
 from .special_text import Shield, SpecialText
@@ -132,7 +139,7 @@ class ChatTemplate:
         """Of a client's template, which is not so much as parsed here."""
         outcome = self._untrusted.run(Program("content_form", source))
         if outcome.result != "ok":
-            raise ApiError(CHAT_TEMPLATE_ERROR, outcome.text, "chat_template")
+            raise _refusal(outcome, "chat_template")
         return next(form for form in CONTENT_FORMS if form == outcome.text)
 
     def _render_untrusted(self, chat: ChatRequest, source: str, variables: dict[str, Any]) -> str:
@@ -140,10 +147,17 @@ class ChatTemplate:
         if outcome.result == "ok":
             return outcome.text
         field = "chat_template" if chat.chat_template else "chat_template_kwargs"
-        sentence = outcome.text
-        if outcome.result != "error":
-            sentence = f"the chat template cannot be rendered with this {field}: {sentence}"
-        raise ApiError(CHAT_TEMPLATE_ERROR, sentence, field)
+        raise _refusal(outcome, field)
+
+
+def _refusal(outcome: Outcome, field: str) -> ApiError:
+    if outcome.result == "unavailable":
+        return ApiError(SERVICE_UNAVAILABLE, outcome.text, field, retry_after_seconds=1.0)
+    if outcome.result == "error":
+        return ApiError(CHAT_TEMPLATE_ERROR, outcome.text, field)
+    return ApiError(
+        CHAT_TEMPLATE_ERROR, f"the chat template cannot be rendered with this {field}: {outcome.text}", field
+    )
 
 
 def _check(chat: ChatRequest) -> None:

@@ -136,7 +136,7 @@ def _try_templates(files: TokenizerFiles, untrusted: Untrusted, where: str) -> N
     variables = {**files.named_tokens, "messages": [{"role": "user", "content": "x"}], "add_generation_prompt": True}
     for source in files.chat_templates.values():
         outcome = untrusted.run(Program("template", source, msgspec.json.encode(variables)))
-        if outcome.result in ("time", "memory"):
+        if outcome.result in ("time", "memory", "lost"):
             untrusted.close()
             raise TokenizerFilesError(f"the chat template of {where} cannot be used: {outcome.text} for one message")
     untrusted.close()  # it starts again when a request needs it

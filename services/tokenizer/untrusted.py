@@ -7,6 +7,7 @@ Knows nothing of how programs are run: see untrusted_program.py.
 
 from __future__ import annotations
 
+import logging
 import os
 import select
 import struct
@@ -21,6 +22,8 @@ import msgspec
 from quire.shared.messages import Outcome, Program
 
 from .byte_lru import ByteLru
+
+logger = logging.getLogger("quire.tokenizer")
 
 _PROGRAM = "quire.services.tokenizer.untrusted_program"
 _CACHE_BYTES = 16 << 20
@@ -62,7 +65,7 @@ class Untrusted:
         return self.run(Program("grammar", grammar))
 
     def run(self, program: Program) -> Outcome:
-        """What became of a program: ok, or error, time or memory with a sentence. Never raises."""
+        """What became of a program: ok, or error, time, memory, lost or unavailable with a sentence. Never raises."""
         payload = msgspec.msgpack.encode(program)
         key = blake2b(payload, digest_size=16).digest()
         with self._lock:
@@ -70,27 +73,48 @@ class Untrusted:
             if known is not None:
                 return known
             outcome = self._run(payload)
-            if program.kind != "template" or outcome.result in ("time", "memory"):  # a template may read the clock
+            is_verdict = outcome.result in ("time", "memory", "lost")
+            if is_verdict or (program.kind != "template" and outcome.result != "unavailable"):
+                # What a template makes may depend on the clock.
                 self._outcomes.put(key, outcome, len(outcome.text) + 64)
             return outcome
 
     def _run(self, payload: bytes) -> Outcome:
+        """A helper that is lost may have been killed by somebody else: only the second loss is the program's."""
+        outcome = self._try(payload)
+        return outcome if outcome.result != "lost" else self._try(payload)
+
+    def _try(self, payload: bytes) -> Outcome:
+        memory = f"it needs more than {self._memory_bytes >> 20} MiB"
         try:
-            helper = self._helper
-            if helper is None or not helper.is_alive:
-                helper = self._replace()
-            helper.wait_ready()
+            helper = self._ready_helper()
+        except (HelperLostError, TimeoutError, OSError) as error:
+            logger.error("the helper process does not start (%s): python -m %s 0 0 says why", error, _PROGRAM)
+            return Outcome("unavailable", "the server cannot run what requests program at the moment")
+        try:
             outcome = helper.ask(payload, self._limit_seconds)
         except TimeoutError:
             self._replace()
             return Outcome("time", f"it takes longer than {self._limit_seconds:g} s")
         except (HelperLostError, OSError):
             self._replace()
-            return Outcome("memory", f"it needs more than {self._memory_bytes >> 20} MiB, or breaks what compiles it")
+            return Outcome("lost", f"{memory}, or breaks what compiles it")
         if outcome.result == "memory":
             self._replace()
-            return Outcome("memory", f"it needs more than {self._memory_bytes >> 20} MiB")
+            return Outcome("memory", memory)
         return outcome
+
+    def _ready_helper(self) -> _Helper:
+        helper = self._helper
+        if helper is None or not helper.is_alive:
+            helper = self._replace()
+        try:
+            helper.wait_ready()
+        except (HelperLostError, TimeoutError):
+            helper.kill()
+            self._helper = None
+            raise
+        return helper
 
     def _replace(self) -> _Helper:
         """Kill the helper if there is one; the next is on its way before it is needed."""

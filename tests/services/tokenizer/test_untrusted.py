@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,7 +30,7 @@ EVIL_TEMPLATES = {
     "repetition": ("{{ 'a' * 10000000000 }}", {"error"}),
     "list repetition": ("{{ [0] * 10000000000 }}", {"error"}),
     "wide format": ("{{ '%1000000000d' % 1 }}", {"error"}),
-    "wide format method": ("{{ '{:1000000000}'.format(1) }}", {"memory", "error"}),
+    "wide format method": ("{{ '{:1000000000}'.format(1) }}", {"memory", "error", "lost"}),
     "center": ("{{ 'a' | center(1000000000) }}", {"memory"}),
     "doubling": (
         "{% set ns = namespace(a='x') %}{% for i in range(60) %}{% set ns.a = ns.a ~ ns.a %}{% endfor %}{{ ns.a }}",
@@ -79,21 +80,21 @@ def test_an_evil_template_ends_with_a_sentence_and_the_next_one_is_rendered(untr
 
 @pytest.mark.parametrize("regex", EVIL_REGEXES, ids=range(len(EVIL_REGEXES)))
 def test_an_evil_regex_ends(untrusted: Untrusted, regex: str) -> None:
-    assert untrusted.check_regex(regex).result in ("ok", "error", "time", "memory")
+    assert untrusted.check_regex(regex).result in ("ok", "error", "time", "memory", "lost")
     assert untrusted.check_regex("[a-z]{1,5}") == Outcome("ok")
 
 
 @pytest.mark.parametrize("schema", EVIL_SCHEMAS, ids=range(len(EVIL_SCHEMAS)))
 def test_an_evil_schema_ends(untrusted: Untrusted, schema: str) -> None:
     outcome = untrusted.check_schema(schema)
-    assert outcome.result in ("ok", "error", "time", "memory")
+    assert outcome.result in ("ok", "error", "time", "memory", "lost")
     assert "root:" not in outcome.text
     assert untrusted.check_schema('{"type": "object", "properties": {"a": {"type": "integer"}}}') == Outcome("ok")
 
 
 @pytest.mark.parametrize("grammar", EVIL_GRAMMARS, ids=range(len(EVIL_GRAMMARS)))
 def test_an_evil_grammar_ends(untrusted: Untrusted, grammar: str) -> None:
-    assert untrusted.check_grammar(grammar).result in ("ok", "error", "time", "memory")
+    assert untrusted.check_grammar(grammar).result in ("ok", "error", "time", "memory", "lost")
     assert untrusted.check_grammar('start: "a" | "b"') == Outcome("ok")
 
 
@@ -121,6 +122,28 @@ def test_a_helper_that_somebody_kills_is_replaced(untrusted: Untrusted) -> None:
     os.kill(untrusted.pid, signal.SIGKILL)
     until_gone(untrusted.pid)
     assert untrusted.run(HARMLESS) == Outcome("ok", "QUIRE")
+
+
+def test_a_program_is_not_blamed_for_a_helper_that_somebody_kills_while_it_runs() -> None:
+    untrusted = Untrusted(limit_seconds=30)
+    untrusted.run(HARMLESS)
+    first = untrusted.pid
+    assert first is not None
+    slow = "{% for a in range(99999) %}{% for b in range(40) %}{% endfor %}{% endfor %}done"
+    killer = threading.Timer(0.02, os.kill, (first, signal.SIGKILL))
+    killer.start()
+    assert untrusted.run(Program("template", slow, b"{}")) == Outcome("ok", "done")
+    killer.join()
+    untrusted.close()
+
+
+def test_a_helper_that_does_not_start_is_our_fault_and_not_the_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("quire.services.tokenizer.untrusted._PROGRAM", "quire.no.such.module")
+    untrusted = Untrusted()
+    assert untrusted.check_regex("a").result == "unavailable"
+    monkeypatch.undo()
+    assert untrusted.check_regex("a") == Outcome("ok")
+    untrusted.close()
 
 
 def until_gone(pid: int) -> None:
