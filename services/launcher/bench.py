@@ -1,6 +1,6 @@
-"""`quire bench serve`: runs the load generator of bench/serving.py against a server.
+"""`quire bench`: serve measures a server from outside, offline the model without one, startup the time until it is ready.
 
-In a checkout it lies in bench/ at the top; in an installed package beside services/.
+The scripts lie in bench/ at the top of a checkout, and beside services/ in an installed package.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import quire
 
-_BENCHES = {"serve": "serving.py"}
+_BENCHES = {"serve": "serving.py", "offline": "offline.py", "startup": "startup.py"}
 
 
 def bench(argv: list[str]) -> int:

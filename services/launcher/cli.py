@@ -92,7 +92,7 @@ COMMANDS: dict[str, tuple[Command, str, str]] = {
     "scale": (_scale, "tokenizer=K", "change the number of tokenizers (or frontends) of a live server"),
     "restart": (_restart, "tokenizer", "replace tokenizers, engine or workers of a live server; no request fails"),
     "run": (_run, "SERVICE [flags]", "run one service: frontend, tokenizer, engine (with its workers), worker"),
-    "bench": (_bench, "serve [flags]", "measure a server: latency and throughput"),
+    "bench": (_bench, "serve|offline|startup", "measure a server, the model without one, or the start"),
     "health": (_health, "SERVICE", "tell whether the services of a kind that run here are ready"),
     "plan": (_plan, "MODEL", "does it fit? the memory plan of a server, without loading the model"),
     "doctor": (_doctor, "[MODEL]", "look for what would keep a server from running here, or running well"),

@@ -70,5 +70,6 @@ def test_an_installed_wheel_runs_and_shadows_nothing(wheel: Path, tmp_path: Path
     assert subprocess.run([sys.executable, "-c", script], **run).stdout.endswith("None None\n")
     command = subprocess.run([sys.executable, str(target / "bin" / "quire"), "--version"], **run)
     assert command.stdout.startswith("quire ")
-    bench = subprocess.run([sys.executable, str(target / "bin" / "quire"), "bench", "serve", "--help"], **run)
-    assert "usage:" in bench.stdout
+    for name in ("serve", "offline", "startup"):
+        bench = subprocess.run([sys.executable, str(target / "bin" / "quire"), "bench", name, "--help"], **run)
+        assert "usage:" in bench.stdout
