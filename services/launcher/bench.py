@@ -1,4 +1,4 @@
-"""`quire bench`: serve measures a server from outside, offline the model without one, startup the time until it is ready.
+"""`quire bench`: serve measures a server from outside, offline the model without one, startup the time to ready.
 
 The scripts lie in bench/ at the top of a checkout, and beside services/ in an installed package.
 """
