@@ -44,6 +44,10 @@ _SENTENCES = (ModelFilesError, DeviceError, PlanError, GroupError)
 """Errors whose text is all there is to say; any other comes with its traceback."""
 
 
+_SAME_ON_ALL_RANKS = ("model", "load_format", "quantization", "kv_cache_dtype", "runner", "enforce_eager")
+"""Settings without which ranks would not draw the same tokens, or not meet in the same collectives."""
+
+
 class Loading(threading.Thread):
     """Imports torch and loads the model; `runner` or `error` is there when it has ended."""
 
@@ -115,9 +119,8 @@ class Loading(threading.Thread):
         me, run_dir = Member(self._service.name, self._service.incarnation), self._service.directory.path
         placement = runner.placement
         rendezvous = Rendezvous(group, me, run_dir, placement.device)
-        others = rendezvous.meet(
-            f"{placement.device.type}, {placement.dtype}, quantization {self._config.quantization}"
-        )
+        chosen = (f"{name} {getattr(self._config, name)}" for name in _SAME_ON_ALL_RANKS)
+        others = rendezvous.meet(", ".join([placement.device.type, str(placement.dtype), *chosen]))
         self.watch = PeerWatch(run_dir, others, _end_with)
         self.watch.start()
         rendezvous.join()
@@ -274,6 +277,8 @@ class Worker:
             with telling(f"in a step of {len(plan.slots) // 4} rows"):
                 self._plans.submit(peer, plan, self._received, self._inbox.masks)
         except StepAbandoned as reason:
+            if self._service.config.tensor_parallel_size > 1 and not self._is_stopping:
+                raise GroupError(f"{reason}; another rank may be in the middle of it") from None
             logger.info("%s", reason)
             return
         self._answer()

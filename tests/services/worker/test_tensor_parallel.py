@@ -84,10 +84,16 @@ def test_ranks_give_the_tokens_of_one(family: str, size: int, tmp_path: Path) ->
             np.testing.assert_allclose(floats_of(ours.top_logprobs), floats_of(theirs.top_logprobs), atol=1e-4)
 
 
-EIGHT_BITS = {"quantization": "fp8", "kv_cache_dtype": "fp8"}
+ARITHMETICS = (
+    {"dtype": "bfloat16"},
+    {"quantization": "int8"},
+    {"linear": "plain"},
+    {"quantization": "fp8", "kv_cache_dtype": "fp8"},
+    {"runner": "device"},
+)
 
 
-@pytest.mark.parametrize("settings", [{"dtype": "bfloat16"}, {"quantization": "int8"}, {"linear": "plain"}, EIGHT_BITS])
+@pytest.mark.parametrize("settings", ARITHMETICS, ids=str)
 def test_ranks_agree_in_every_arithmetic(settings: dict[str, str], tmp_path: Path) -> None:
     """Rounding may give other tokens than one rank's, but every rank draws the same (which Ranks checks)."""
     ranks = Ranks(make_checkpoint("qwen3", tmp_path), 2, **settings)
