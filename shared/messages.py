@@ -236,7 +236,7 @@ class Abort(_Message, frozen=True, tag="abort"):
     choice: int | None
     """None: the whole request."""
     cause: str
-    """client_gone | stop_string | slow_reader | queue_timeout | peer_gone | shutdown."""
+    """client_gone | stop_string | slow_reader | queue_timeout | cancelled | peer_gone | shutdown."""
 
 
 ToTokenizer: TypeAlias = Hello | Look | Report | Generate | Abort

@@ -15,12 +15,18 @@ PATHS = {
     "/v1/messages": {"messages": [{"role": "user", "content": "x"}], "max_tokens": 1},
     "/v1/messages/count_tokens": {"messages": [{"role": "user", "content": "x"}]},
     "/tokenize": {"messages": [{"role": "user", "content": "x"}]},
+    "/v1/responses": {"input": "x", "max_output_tokens": 1},
     "/detokenize": {"tokens": [1]},
 }
 """Path -> a body that is answered quickly."""
 WHOLE = {
     "Message": {"role": "user", "content": "x"},
     "AnthropicMessage": {"role": "user", "content": "x"},
+    "ResponseItem": {"role": "user", "content": "x"},
+    "ResponsePart": {"type": "input_text", "text": "x"},
+    "ResponseTool": {"type": "function", "name": "f"},
+    "ChosenTool": {"type": "function", "name": "f"},
+    "ResponseTextFormat": {"type": "text"},
     "Block": {"type": "text", "text": "x"},
     "AnthropicTool": {"name": "f"},
     "AnthropicToolChoice": {"type": "none"},

@@ -28,7 +28,7 @@ from quire.shared.metrics import Metrics
 from quire.shared.request_ids import RequestIds
 from quire.shared.service import Service
 
-from . import operations
+from . import operations, responses
 from .admission import Admission
 from .anthropic import authorization_of, is_anthropic, messages, speak_anthropic
 from .authentication import Keys, check_host
@@ -42,6 +42,7 @@ from .openapi import openapi
 from .playground import playground
 from .recent_errors import RecentErrors
 from .request_log import RequestFacts, RequestLog
+from .response_store import ResponseStore
 from .spans import Spans
 from .status import status
 from .streaming import Watchdog
@@ -70,6 +71,10 @@ ROUTES: list[tuple[str, tuple[str, ...], Handler]] = [
     ("/v1/completions", ("POST",), _completions),
     ("/v1/messages", ("POST",), messages),
     ("/v1/messages/count_tokens", ("POST",), count_tokens),
+    ("/v1/responses", ("POST",), responses.create),
+    ("/v1/responses/{id}", ("GET", "DELETE"), responses.by_id),
+    ("/v1/responses/{id}/cancel", ("POST",), responses.cancel),
+    ("/v1/responses/{id}/input_items", ("GET",), responses.list_input),
     ("/tokenize", ("POST",), tokenize),
     ("/detokenize", ("POST",), detokenize),
     ("/v1/models", ("GET",), operations.models),
@@ -123,6 +128,7 @@ class Application:
         self.request_log = RequestLog()
         self.spans = Spans.of(self.config, service.name)
         self.keys = keys
+        self.responses = ResponseStore(self.config.response_store_size)
         self._router = Router(
             [Route(path, _Endpoint(self, handler), methods=list(methods)) for path, methods, handler in ROUTES],
             redirect_slashes=False,
@@ -247,10 +253,19 @@ class Application:
 def _methods_of(path: str) -> list[str]:
     """The methods a path takes; empty for an unknown one."""
     for known, methods, _ in ROUTES:
-        prefix, brace, _ = known.partition("{")
-        if path == known or (brace and path.startswith(prefix) and len(path) > len(prefix)):
+        if _is_at(known, path):
             return [*methods, "HEAD"] if "GET" in methods else list(methods)
     return []
+
+
+def _is_at(known: str, path: str) -> bool:
+    prefix = known.partition("{")[0]
+    if known.endswith(":path}"):
+        return path.startswith(prefix) and len(path) > len(prefix)
+    steps, given = known.split("/"), path.split("/")
+    if len(steps) != len(given):
+        return False
+    return all(step == one or (step.startswith("{") and one) for step, one in zip(steps, given, strict=True))
 
 
 def _routing_error(error: HTTPException, scope: Scope) -> ApiError:

@@ -29,6 +29,7 @@ class Exchange:
 
     __slots__ = (
         "_receive",
+        "cancel",
         "common_headers",
         "facts",
         "has_started",
@@ -50,6 +51,8 @@ class Exchange:
         self.common_headers: Headers = [(b"x-request-id", self.request_id)]
         self.facts: RequestFacts | None = None
         """For the log, of a request that has some."""
+        self.cancel: Callable[[], None] | None = None
+        """Ends what runs for it, with an error; set while something does."""
         self.has_started = False
         self.status = 0
         self.write_error: Callable[[ApiError, str], bytes] = _openai_error

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from quire.shared.errors import MODEL_NOT_FOUND, RATE_LIMIT_EXCEEDED, SERVER_OVERLOADED, ApiError, echo
+from quire.shared.errors import CANCELLED, MODEL_NOT_FOUND, RATE_LIMIT_EXCEEDED, SERVER_OVERLOADED, ApiError, echo
 from quire.shared.messages import Accepted, Generate, ModelCard
 from quire.shared.request_ids import chat_id, completion_id
 
@@ -180,6 +180,7 @@ class _Generation:
         self._mailbox.on_begin = permit.begin
         self._mailbox.wants_output_ids = asked.parsing is not None and bool(asked.parsing.reasoning_format)
         self._records = []
+        exchange.cancel = self._cancel
 
     async def run(self, is_streamed: bool) -> None:
         self._records = self._app.client.submit(self._generates, self._mailbox)
@@ -229,6 +230,10 @@ class _Generation:
     async def _watch(self) -> None:
         await self._exchange.wait_until_gone()
         self._end("client_gone")
+
+    def _cancel(self) -> None:
+        self._app.client.abort(self._records, "cancelled")
+        self._mailbox.fail(ApiError(CANCELLED, "The request was cancelled."))
 
     def _end(self, cause: str) -> None:
         """Nobody waits any more: abort below at once, and have the owner of the connection stop."""

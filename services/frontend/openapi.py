@@ -15,12 +15,14 @@ from quire.shared.errors import KINDS
 
 from . import answer_shapes as shapes
 from . import anthropic_shapes as anthropic
+from . import response_shapes as response
 from .answers import encode
 from .anthropic_protocol import CountRequest, MessagesRequest
 from .chat_protocol import ChatRequest
 from .completion_protocol import CompletionRequest
 from .exchange import Exchange
 from .openapi_schema import Schema, Schemas
+from .responses_protocol import ResponsesRequest
 from .tokenization import DetokenizeRequest, TokenizeRequest
 
 if TYPE_CHECKING:
@@ -81,6 +83,18 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         errors=_GENERATING,
         error=anthropic.AnthropicError,
     ),
+    ("POST", "/v1/responses"): Operation(
+        "Answer a conversation, in the form of OpenAI's Responses",
+        response.Response,
+        ResponsesRequest,
+        response.ResponseEvent,
+        _GENERATING,
+        has_done=False,
+    ),
+    ("GET", "/v1/responses/{id}"): Operation("A stored response", response.Response),
+    ("DELETE", "/v1/responses/{id}"): Operation("Forget a stored response", response.DeletedResponse),
+    ("POST", "/v1/responses/{id}/cancel"): Operation("End a response that is under way", response.Response),
+    ("GET", "/v1/responses/{id}/input_items"): Operation("What a stored response was made of", response.InputItems),
     ("POST", "/tokenize"): Operation("Tokens of a text or a chat", shapes.Tokens, TokenizeRequest, errors=_GENERATING),
     ("POST", "/detokenize"): Operation(
         "The text of tokens", shapes.DetokenizedText, DetokenizeRequest, errors=_GENERATING
@@ -144,7 +158,8 @@ def _operation(method: str, path: str, operation: Operation, requests: Schemas, 
     }
     if "{id}" in path:
         schema = {"type": "string", "minLength": 1, "maxLength": 256}
-        description = "A served name; it may hold slashes."
+        is_name = path.startswith("/v1/models")
+        description = "A served name; it may hold slashes." if is_name else "Of a response."
         found["parameters"] = [
             {"name": "id", "in": "path", "required": True, "schema": schema, "description": description}
         ]

@@ -1,0 +1,227 @@
+"""A Responses request: its fields, and the chat that they and a stored conversation make.
+
+Decodes the body of POST /v1/responses, checks it, and writes its items as the messages that chat
+templates know. Knows nothing of templates or of the answer.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+
+from quire.shared.errors import INVALID_VALUE, MISSING_PARAMETER, UNSUPPORTED_VALUE, ApiError, echo
+
+from .bounds import MAX_ID, Choice, Items, Json, Number, Text, check, out_of_bounds
+from .chat_protocol import MAX_MESSAGES
+from .chat_tools import MAX_TOOLS, OBJECT, ToolFunction, ToolUse
+from .protocol import ABSENT, decode, decode_part, json_of, refuse_unsupported, unsupported
+
+_ROLES = ("user", "assistant", "system", "developer")
+_LARGE_TEXT = Text(0, 64 << 20)
+"""The body's own limit is lower and decides."""
+_REFUSED = Json(64 << 10, is_refused=True)
+_MAX_PARTS = 2048
+
+
+class ResponsePart(msgspec.Struct):
+    type: Annotated[str, Text(1, 64)]
+    text: Annotated[str | None, _LARGE_TEXT] = None
+    refusal: Annotated[str | None, _LARGE_TEXT] = None
+
+
+_Parts = Annotated[str | list[ResponsePart] | None, _LARGE_TEXT, Items(0, _MAX_PARTS)]
+
+
+class ResponseItem(msgspec.Struct):
+    """An item of any type; which fields it needs is its type's matter."""
+
+    type: Annotated[str | None, Text(1, 64)] = None
+    """A message, if there is none."""
+    role: Annotated[str | None, Choice(_ROLES)] = None
+    content: _Parts = None
+    call_id: Annotated[str | None, Text(1, 256)] = None
+    name: Annotated[str | None, Text(1, 256)] = None
+    arguments: Annotated[str | None, _LARGE_TEXT] = None
+    output: _Parts = None
+
+
+Input = Annotated[str | list[ResponseItem], _LARGE_TEXT, Items(1, MAX_MESSAGES)]
+
+
+class ResponseTool(msgspec.Struct):
+    type: Annotated[str, Text(1, 64)]
+    name: Annotated[str | None, Text(1, 64, of="a-zA-Z0-9_.-")] = None
+    description: Annotated[str | None, Text(0, 64 << 10)] = None
+    parameters: Annotated[dict[str, Any] | None, OBJECT] = None
+    strict: bool | None = None
+
+
+class ChosenTool(msgspec.Struct):
+    type: Annotated[str, Text(1, 64)]
+    name: Annotated[str | None, Text(1, 64)] = None
+
+
+class ResponseTextFormat(msgspec.Struct):
+    type: Annotated[str, Text(1, 64)]
+
+
+class ResponseText(msgspec.Struct):
+    format: ResponseTextFormat | None = None
+    verbosity: Annotated[str | None, Text(0, 64)] = None
+
+
+class ResponseReasoning(msgspec.Struct):
+    effort: Annotated[str | None, Choice(("none", "minimal", "low", "medium", "high", "xhigh", "max"))] = None
+    summary: Annotated[str | None, Text(0, 64)] = None
+
+
+class ResponsesRequest(msgspec.Struct, kw_only=True):
+    """The body of POST /v1/responses. null means the default, unknown fields are ignored."""
+
+    model: Annotated[str | None, Text(0, 256)] = None
+    input: Annotated[msgspec.Raw, Json(64 << 20, Input, is_required=True)] = ABSENT
+    instructions: Annotated[str | None, _LARGE_TEXT] = None
+    previous_response_id: Annotated[str | None, Text(1, 64)] = None
+    store: bool | None = None
+    stream: bool | None = None
+    max_output_tokens: Annotated[int | None, Number(1, MAX_ID)] = None
+    temperature: Annotated[float | None, Number(0, 2)] = None
+    top_p: Annotated[float | None, Number(0, 1, is_open=True)] = None
+    tools: Annotated[list[ResponseTool] | None, Items(0, MAX_TOOLS)] = None
+    tool_choice: Annotated[str | ChosenTool | None, Choice(("none", "auto", "required"))] = None
+    parallel_tool_calls: bool | None = None
+    text: ResponseText | None = None
+    reasoning: ResponseReasoning | None = None
+    metadata: Annotated[dict[str, str] | None, Items(0, 16, Text(0, 512), keys=Text(0, 64))] = None
+    truncation: Annotated[str | None, Choice(("auto", "disabled"))] = None
+    top_logprobs: Annotated[int | None, Number(0, 20)] = None
+    include: Annotated[list[str] | None, Items(0, 16, Text(0, 64))] = None
+    background: bool | None = None
+    user: Annotated[str | None, Text(0, 512)] = None
+    service_tier: Annotated[str | None, Text(0, 64)] = None
+    conversation: Annotated[msgspec.Raw, _REFUSED] = ABSENT
+    prompt: Annotated[msgspec.Raw, _REFUSED] = ABSENT
+
+
+_decoder = msgspec.json.Decoder(ResponsesRequest)
+
+
+def parse_responses(body: bytes) -> ResponsesRequest:
+    """The checked fields. Raises ApiError."""
+    request = decode(body, _decoder)
+    check(request)
+    refuse_unsupported(request)
+    if not json_of(request.input):
+        raise ApiError(MISSING_PARAMETER, "input is required.", "input")
+    if request.background:
+        raise unsupported("background", "mode")
+    if request.truncation == "auto":
+        raise unsupported("truncation", "'auto'")
+    if request.top_logprobs:
+        raise unsupported("top_logprobs", "of responses")
+    if request.text is not None and request.text.format is not None and request.text.format.type != "text":
+        raise unsupported("text.format", f"of type {echo(request.text.format.type)}")
+    return request
+
+
+def input_items(request: ResponsesRequest) -> list[dict[str, Any]]:
+    """The input as the client sent it, as items."""
+    raw = json_of(request.input)
+    if raw[:1] == b'"':
+        text = {"type": "input_text", "text": decode_part(raw, str, "input")}
+        return [{"type": "message", "role": "user", "content": [text]}]
+    return [{"type": "message", **item} for item in decode_part(raw, list[dict[str, Any]], "input")]
+
+
+def messages_of(request: ResponsesRequest) -> list[dict[str, Any]]:
+    """The messages that the input makes. Raises ApiError."""
+    decoded = decode_part(json_of(request.input), Input, "input")
+    if isinstance(decoded, str):
+        return [{"role": "user", "content": decoded}]
+    messages: list[dict[str, Any]] = []
+    for index, item in enumerate(decoded):
+        _add(messages, item, f"input[{index}]")
+    return messages
+
+
+def _add(messages: list[dict[str, Any]], item: ResponseItem, where: str) -> None:
+    """One more item. Reasoning and calls belong to the assistant's message that is being told."""
+    if item.type in (None, "message"):
+        if item.role is None:
+            raise ApiError(MISSING_PARAMETER, f"{where}.role is required.", f"{where}.role")
+        text = _text(item.content, f"{where}.content")
+        last = _assistant(messages) if item.role == "assistant" else None
+        if last is not None and not last["content"] and "tool_calls" not in last:
+            last["content"] = text
+        else:
+            messages.append({"role": item.role, "content": text})
+    elif item.type == "function_call":
+        if not item.name or not item.call_id:
+            raise ApiError(MISSING_PARAMETER, f"{where} needs a name and a call_id.", where)
+        function = {"name": item.name, "arguments": item.arguments or "{}"}
+        call = {"id": item.call_id, "type": "function", "function": function}
+        _assistant_or_new(messages).setdefault("tool_calls", []).append(call)
+    elif item.type == "function_call_output":
+        if not item.call_id:
+            raise ApiError(MISSING_PARAMETER, f"{where}.call_id is required.", f"{where}.call_id")
+        output = _text(item.output, f"{where}.output")
+        messages.append({"role": "tool", "tool_call_id": item.call_id, "content": output})
+    elif item.type == "reasoning":
+        thought = _text(item.content, f"{where}.content")
+        if thought:
+            messages.append({"role": "assistant", "content": "", "reasoning_content": thought})
+    else:
+        message = f"{where} has the type {echo(item.type)}, which is not supported by this server."
+        raise ApiError(UNSUPPORTED_VALUE, message, f"{where}.type")
+
+
+def _assistant(messages: list[dict[str, Any]]) -> dict[str, Any] | None:
+    return messages[-1] if messages and messages[-1]["role"] == "assistant" else None
+
+
+def _assistant_or_new(messages: list[dict[str, Any]]) -> dict[str, Any]:
+    last = _assistant(messages)
+    if last is None:
+        last = {"role": "assistant", "content": ""}
+        messages.append(last)
+    return last
+
+
+def _text(content: str | list[ResponsePart] | None, where: str) -> str:
+    if not isinstance(content, list):
+        return content or ""
+    texts: list[str] = []
+    for index, part in enumerate(content):
+        text = part.refusal if part.type == "refusal" else part.text
+        if part.type not in ("input_text", "output_text", "text", "refusal", "reasoning_text", "summary_text"):
+            message = f"{where}[{index}] has the type {echo(part.type)}; the served model takes text only."
+            raise ApiError(UNSUPPORTED_VALUE, message, f"{where}[{index}].type")
+        if text is None:
+            raise ApiError(MISSING_PARAMETER, f"{where}[{index}].text is required.", f"{where}[{index}].text")
+        texts.append(text)
+    return "\n".join(texts)
+
+
+def tools_of(request: ResponsesRequest) -> ToolUse:
+    """What may be called. Raises ApiError."""
+    chosen = request.tool_choice
+    choice = "named" if isinstance(chosen, ChosenTool) else chosen or "auto"
+    name = chosen.name or "" if isinstance(chosen, ChosenTool) else ""
+    if isinstance(chosen, ChosenTool) and chosen.type != "function":
+        raise unsupported("tool_choice", f"of type {echo(chosen.type)}")
+    if not request.tools:
+        if choice in ("required", "named"):
+            raise ApiError(INVALID_VALUE, "tool_choice is only allowed together with tools.", "tool_choice")
+        return ToolUse()
+    functions = []
+    for index, tool in enumerate(request.tools):
+        if tool.type != "function":
+            message = f"tools[{index}] has the type {echo(tool.type)}; only function tools are supported."
+            raise ApiError(UNSUPPORTED_VALUE, message, f"tools[{index}].type")
+        if not tool.name:
+            raise ApiError(MISSING_PARAMETER, f"tools[{index}].name is required.", f"tools[{index}].name")
+        functions.append(ToolFunction(tool.name, tool.description, tool.parameters, tool.strict))
+    if choice == "named" and name not in [function.name for function in functions]:
+        raise out_of_bounds("tool_choice.name", f"must be one of the tools, got {echo(name)}")
+    return ToolUse(functions, choice, name, request.parallel_tool_calls is not False)
