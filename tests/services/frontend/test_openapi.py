@@ -166,7 +166,7 @@ CASES = [*cases()]
 
 def test_the_cases_cover_every_field_of_the_document() -> None:
     covered = {(case.path, case.field.partition("[")[0].partition(".")[0]) for case in CASES if not case.is_inside}
-    free = {"chat_template_kwargs", "tool_choice", "function_call"}
+    free = {"chat_template_kwargs", "tool_choice", "function_call", "instructions"}
     for path, cls in zip(PARSERS, STRUCTS, strict=True):
         for name, hint in typing.get_type_hints(cls, include_extras=True).items():
             is_flag = bool in typing.get_args(hint) or name in ("stream_options", "suffix", "guided_json")
