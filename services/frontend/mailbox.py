@@ -141,6 +141,15 @@ class Mailbox:
     def num_pending_characters(self) -> int:
         return sum(len(delta.text) for delta in self._pending)
 
+    @property
+    def num_pending_entries(self) -> int:
+        """Tokens shown by logprobs, about: what merged deltas of a slow reader are heavy of."""
+        shown = 0
+        for delta in self._pending:
+            if delta.tokens:
+                shown += len(delta.tokens) * (1 + len(delta.top[0] if delta.top else ()))
+        return shown
+
     async def settled(self) -> list[Accepted]:
         """Wait for every prompt's yes. Raises what it failed with: ApiError, or ClientGone."""
         while self.num_awaited and self._failure is None:

@@ -27,6 +27,8 @@ _HEADERS = [
 ]
 _MAX_SEND_BYTES = 256 << 10
 """What is handed to a connection at once, however much waits for a slow reader."""
+_MAX_PENDING_ENTRIES = 65536
+"""Tokens of logprobs (some 16 MiB) that may wait for a reader that is behind; text is small beside them."""
 _KEEP_ALIVE = b": keep-alive\n\n"
 
 
@@ -167,7 +169,8 @@ class Watchdog:
                 stream.has_moved = False
                 stream.quiet_since = now
             elif stream.is_sending:
-                if now - stream.quiet_since > self._stall_seconds:
+                is_heavy = stream.mailbox.num_pending_entries > _MAX_PENDING_ENTRIES
+                if is_heavy or now - stream.quiet_since > self._stall_seconds:
                     self.remove(stream)
                     on_stall()
             elif now - stream.quiet_since > self._keep_alive_seconds:

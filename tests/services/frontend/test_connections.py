@@ -122,6 +122,16 @@ def test_an_answer_that_nobody_takes_is_dropped_also_when_it_is_complete(
         assert frontend.client.get("/status").json()["in_flight"] == 0
 
 
+def test_a_reader_behind_with_many_logprobs_is_dropped_before_they_fill_the_memory(
+    fake: Any, start: Callable[..., Any]
+) -> None:
+    frontend = start().wait_ready()  # whose --stall-timeout is far away
+    body = completion("!flood-on", stream=True, n=2, logprobs=20)
+    with connected(frontend, body, receive_buffer=4096):
+        eventually(lambda: [abort.cause for abort in list(fake.aborts)] == ["slow_reader"], 25.0)
+        assert metric(frontend, 'quire_connections_dropped_total{cause="stalled"}') == 1
+
+
 def test_a_slow_reader_of_a_whole_answer_gets_all_of_it(fake: Any, start: Callable[..., Any]) -> None:
     frontend = start("--stall-timeout", "0.5").wait_ready()
     with connected(frontend, completion("!flood"), receive_buffer=65536) as connection:
