@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from .services.launcher.llm import BeamSearchParams as BeamSearchParams
     from .services.launcher.llm import LLMError as LLMError
     from .services.launcher.llm import SamplingParams as SamplingParams
+    from .services.launcher.llm import StructuredOutputs as StructuredOutputs
 
 __version__ = "0.1.0"
-__all__ = ["LLM", "AsyncLLM", "BeamSearchParams", "LLMError", "SamplingParams", "__version__"]
+__all__ = ["LLM", "AsyncLLM", "BeamSearchParams", "LLMError", "SamplingParams", "StructuredOutputs", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
@@ -24,7 +25,7 @@ def __getattr__(name: str) -> Any:
         from .services.launcher.async_llm import AsyncLLM
 
         return AsyncLLM
-    if name in ("LLM", "BeamSearchParams", "LLMError", "SamplingParams"):
+    if name in ("LLM", "BeamSearchParams", "LLMError", "SamplingParams", "StructuredOutputs"):
         from .services.launcher import llm
 
         return getattr(llm, name)

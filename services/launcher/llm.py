@@ -20,10 +20,20 @@ from quire.shared.messages import ChatPrompt, IdsPrompt, Prompt, TextPrompt
 from .offline_beam import BeamSearchParams, beam_search
 from .offline_chain import LLMError, OfflineChain
 from .offline_link import Job
-from .offline_params import Completion, Delta, Output, SamplingParams, TokenLogprob
+from .offline_params import Completion, Delta, Output, SamplingParams, StructuredOutputs, TokenLogprob
 from .progress import Progress
 
-__all__ = ["LLM", "BeamSearchParams", "Completion", "Delta", "LLMError", "Output", "SamplingParams", "TokenLogprob"]
+__all__ = [
+    "LLM",
+    "BeamSearchParams",
+    "Completion",
+    "Delta",
+    "LLMError",
+    "Output",
+    "SamplingParams",
+    "StructuredOutputs",
+    "TokenLogprob",
+]
 
 TextOrIds = str | Sequence[int]
 Messages = Sequence[dict[str, Any]]

@@ -120,6 +120,7 @@ class OfflineLink:
             priority=job.params.priority,
             arrival=time.time(),
             history=job.history,
+            constraint=outputs.constraint() if (outputs := job.params.structured_outputs) is not None else None,
         )
         self._jobs[job.request_id] = job
         links[job.tokenizer].send(generate)

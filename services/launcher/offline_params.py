@@ -7,11 +7,42 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
 from quire.shared import messages
 from quire.shared.messages import GenerationDefaults, TextParams
+
+_KINDS = ("json", "regex", "choice", "grammar", "structural_tag")
+
+
+class StructuredOutputs(msgspec.Struct, frozen=True, kw_only=True):
+    """What an answer has to be; exactly one of the first five. Raises ValueError."""
+
+    json: dict[str, Any] | str | None = None
+    """A JSON schema, as a dict or as JSON; {"type": "object"} is any object."""
+    regex: str | None = None
+    """Of the whole answer, in Rust's syntax."""
+    choice: Sequence[str] | None = None
+    grammar: str | None = None
+    """Lark, as llguidance reads it, or GBNF."""
+    structural_tag: dict[str, Any] | str | None = None
+    disable_any_whitespace: bool = True
+    """Compact JSON."""
+    after: str = ""
+    """The constraint begins behind this text, for example "</think>"."""
+
+    def __post_init__(self) -> None:
+        given = [name for name in _KINDS if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"structured outputs need exactly one of {', '.join(_KINDS)}; {len(given)} are given")
+
+    def constraint(self) -> messages.Constraint:
+        kind, body = next((name, value) for name in _KINDS if (value := getattr(self, name)) is not None)
+        if not isinstance(body, str):
+            body = msgspec.json.encode(body).decode()
+        return messages.Constraint(kind, body, is_whitespace_flexible=not self.disable_any_whitespace, after=self.after)
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,6 +73,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     logprobs: int | None = None
     """None: none; 0: of the sampled tokens; k: and of the k likeliest."""
     priority: int = 0
+    structured_outputs: StructuredOutputs | None = None
+    """What the answer has to be; a schema or grammar that cannot be followed is the output's error."""
 
     def resolve(self, defaults: GenerationDefaults) -> messages.SamplingParams:
         """With the checkpoint's defaults and a seed filled in."""

@@ -220,5 +220,6 @@ def _joined(parts: Any) -> str:
 
 
 def _regex_of(text: str) -> str:
-    """A literal text within a regular expression between slashes."""
-    return re.sub(r"([^\w\s])", r"\\\1", text).replace("\n", r"\n").replace("\t", r"\t").replace("\r", r"\r")
+    """A literal text in a regular expression. What has no meaning is not escaped: an escaped < would get one."""
+    escaped = re.sub(r"([\\.+*?()|\[\]{}^$#&~/-])", r"\\\1", text)
+    return escaped.replace("\n", r"\n").replace("\t", r"\t").replace("\r", r"\r")
