@@ -50,8 +50,8 @@ def logits_of(
     found: list[torch.Tensor] = []
     compute = runner.model.compute_logits
 
-    def keeping(hidden: torch.Tensor) -> torch.Tensor:
-        found.append(compute(hidden))
+    def keeping(hidden: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        found.append(compute(hidden, dtype))
         return found[-1].clone()
 
     runner.model.compute_logits = keeping

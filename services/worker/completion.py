@@ -5,6 +5,7 @@ So that the loop can wait for plans and for results at once, without looking aga
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import threading
@@ -29,10 +30,8 @@ class Completion:
         return self._descriptor
 
     def clear(self) -> None:
-        try:
+        with contextlib.suppress(BlockingIOError):  # nothing was done since
             os.eventfd_read(self._descriptor)
-        except BlockingIOError:
-            pass  # nothing was done since
 
     def close(self) -> None:
         """Once all watched events are done."""
@@ -42,8 +41,7 @@ class Completion:
 
     def _run(self) -> None:
         while (event := self._events.get()) is not None:
-            try:
+            # A device that has failed tells whoever asks it next: the loop, once it is awake.
+            with contextlib.suppress(RuntimeError):
                 event.wait()
-            finally:
-                # A device that has failed is found by whoever asks it next.
-                os.eventfd_write(self._descriptor, 1)
+            os.eventfd_write(self._descriptor, 1)

@@ -112,7 +112,8 @@ class DeviceStep:
         slots = self._columns.sampling_slots[:num_rows]
         token_ids = results.token_ids[:num_rows]
         logits = self.logits[:num_rows]
-        logits.copy_(self._model.compute_logits(hidden))
+        # Widened by the copy: a product in float32 would be written and read once more.
+        logits.copy_(self._model.compute_logits(hidden, hidden.dtype))
         kernels.sample_slots(
             logits,
             slots,

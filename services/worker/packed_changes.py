@@ -44,6 +44,8 @@ class Changes:
 
     def scatter(self, places: Ints, words: Int32s) -> None:
         """Single words, each with its place."""
+        if not len(words):
+            return
         segments = np.empty((len(places), _SEGMENT), np.int32)
         segments[:, 0] = places
         segments[:, 1] = np.arange(len(places))

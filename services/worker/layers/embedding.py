@@ -33,7 +33,10 @@ class Embedding:
 
 
 class Head:
-    """hidden [N, hidden_size] -> float32 logits [N, vocab_size]. `tied`: the embedding whose matrix it shares."""
+    """hidden [N, hidden_size] -> logits [N, vocab_size], float32 unless asked otherwise.
+
+    tied: the embedding whose matrix it shares.
+    """
 
     def __init__(self, placement: Placement, vocab_size: int, hidden_size: int, tied: Embedding | None) -> None:
         self._tied = tied
@@ -43,8 +46,8 @@ class Head:
         self._num_own = end - first
         self.weight = tied.weight if tied is not None else _vocabulary(placement, vocab_size, hidden_size)
 
-    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
-        logits = kernels.linear(hidden, self.weight, None, torch.float32)
+    def __call__(self, hidden: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        logits = kernels.linear(hidden, self.weight, None, dtype)
         return self._group.gather_columns(logits, self._vocab_size)
 
     def pack(self, choice: kernels.LinearChoice) -> None:

@@ -81,9 +81,9 @@ class Decoder:
             raise TypeError("the head takes no quantised rows")
         return normed
 
-    def compute_logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """[N, hidden_size] -> float32 [N, vocab_size]."""
-        return self.head(hidden)
+    def compute_logits(self, hidden: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        """[N, hidden_size] -> [N, vocab_size] of `dtype`."""
+        return self.head(hidden, dtype)
 
     def quantize_activations(self) -> None:
         """From now on linears of layers, packed to fp8, read what norms and activations have quantised on their way."""
