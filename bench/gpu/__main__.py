@@ -73,9 +73,7 @@ class Child:
             return Answer(time.monotonic() - begin, error=f"the section {how}")
         answer = msgspec.json.decode(line, type=Answer)
         if answer.outcome is not None:
-            known = answer.outcome.figures
-            self._setting.bytes_per_second = known.get("bytes_per_second", self._setting.bytes_per_second)
-            self._setting.flops = known.get("flops", self._setting.flops)
+            self._setting.learn(name, answer.outcome.figures)
         return answer
 
     def _start(self) -> subprocess.Popen[bytes]:

@@ -41,8 +41,7 @@ def main() -> None:
             answer = Answer(time.monotonic() - begin, error=f"{type(error).__name__}: {error}")
         else:
             answer = Answer(time.monotonic() - begin, outcome)
-            setting.bytes_per_second = outcome.figures.get("bytes_per_second", setting.bytes_per_second)
-            setting.flops = outcome.figures.get("flops", setting.flops)
+            setting.learn(line.strip(), outcome.figures)
         answers.write(msgspec.json.encode(answer) + b"\n")
 
 

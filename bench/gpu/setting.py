@@ -85,6 +85,11 @@ class Setting(Struct):
     flops: float = 0.0
     """A second, of bfloat16 matrix products."""
 
+    def learn(self, section: str, figures: dict[str, Any]) -> None:
+        """Take over the ceilings, which later sections' percentages refer to; nothing of another section."""
+        if section == "ceilings":
+            self.bytes_per_second, self.flops = figures["bytes_per_second"], figures["flops"]
+
     @property
     def folder(self) -> Path:
         return Path(self.work)

@@ -57,3 +57,10 @@ def test_sections_and_margins_fit_into_the_time_of_a_loan() -> None:
     options = gpu.parser().parse_args([])
     assert options.minutes < 10
     assert all(section.least <= section.seconds for section in gpu.SECTIONS)
+
+
+def test_only_the_ceilings_are_taken_for_ceilings(tmp_path: Path) -> None:
+    setting = Setting("cpu", True, str(tmp_path))
+    setting.learn("ceilings", {"bytes_per_second": 1e9, "flops": 2e9})
+    setting.learn("another", {"bytes_per_second": {"of": "something else"}})
+    assert (setting.bytes_per_second, setting.flops) == (1e9, 2e9)
