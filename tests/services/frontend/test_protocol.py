@@ -75,7 +75,7 @@ CHAT_OUTSIDE: list[tuple[str, Any]] = [
     ("tools", []), ("tools", [{"type": "custom"}]), ("tools", [TOOL] * 129),
     ("tools", [{"type": "function", "function": {"name": "a b"}}]), ("tools", [{"type": "function"}]),
     ("tool_choice", "required"), ("tool_choice", "auto!"), ("reasoning_effort", "huge"),
-    ("chat_template_kwargs", {"messages": []}), ("chat_template_kwargs", [1]), ("chat_template", "{{ 1 }}"),
+    ("chat_template_kwargs", {"messages": []}), ("chat_template_kwargs", [1]), ("chat_template", 7),
     ("documents", ["x"]), ("functions", [{"name": "f"}]), ("function_call", {"name": "f"}), ("modalities", ["audio"]),
     ("audio", {"voice": "x"}), ("echo", True),
 ]  # fmt: skip
