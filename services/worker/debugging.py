@@ -1,7 +1,6 @@
 """What a test may have a worker do before each step: fault points, and blocks filled with NaN until they are written.
 
-A StepRunner in front of another one; without either flag there is none. Blocks are filled from the thread that
-submits, so what runs below must compute in the order of its submissions.
+A StepRunner in front of another one; without either flag there is none.
 """
 
 from __future__ import annotations

@@ -41,12 +41,21 @@ class KVCache:
 
     @torch.inference_mode()
     def fill(self, blocks: list[int] | None, value: float) -> None:
-        """Every element of these blocks, or of all, in every layer. For debugging.py."""
+        """Every element of these blocks, or of all, in every layer. Waits for all that runs on the device.
+
+        For debugging.py.
+        """
+        self._await_device()
         for tensor in (self.keys, self.values):
             if blocks is None:
                 tensor.fill_(value)
             else:
                 tensor[:, blocks] = value
+        self._await_device()
+
+    def _await_device(self) -> None:
+        if self.keys.is_cuda:
+            torch.cuda.synchronize(self.keys.device)
 
     def copy_blocks(self, pairs: list[tuple[int, int]]) -> None:
         """Block `to` becomes block `from` in every layer, one pair after the other."""
