@@ -6,6 +6,7 @@ import random
 import sys
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -21,7 +22,7 @@ from quire.kernels.cpu import gumbel
 from quire.services.worker import sampler
 from quire.services.worker.errors import PlanError
 from quire.services.worker.model_runner import ModelRunner
-from quire.shared.messages import Plan
+from quire.shared.messages import Masks, Plan
 
 VOCAB = 384
 KINDS = {"eager": {"enforce_eager": True}, "graphs": {}}
@@ -109,6 +110,37 @@ def test_any_schedule_gives_what_the_host_runner_gives(runners, kind, seed):
                     np.testing.assert_allclose(
                         *(np.frombuffer(getattr(e, field), np.float32) for e in (a, b)), atol=1e-4
                     )
+
+
+def masked_step(driver: Driver, parts: list, generator: random.Random) -> tuple[list[int], list[set[int] | None]]:
+    """One step of which some rows have masks; its tokens, and what each row was allowed (None: all)."""
+    parts = sorted(parts, key=lambda part: part[1] != 1)
+    sampling = [row for row, count in parts if count == row.num_missing]
+    allowed = [set(generator.sample(range(VOCAB), 9)) | {3} if generator.random() < 0.7 else None for _ in sampling]
+    bits = np.zeros((len(sampling), VOCAB), np.uint8)
+    for place, ids in enumerate(allowed):
+        bits[place, sorted(ids or ())] = 1
+    rows = [place for place, ids in enumerate(allowed) if ids is not None]
+    plan = msgspec.structs.replace(driver.plan(parts), awaits_masks=True)
+    masks = Masks(plan.step, int32(*rows), np.packbits(bits[rows], axis=1, bitorder="little").tobytes())
+    result = driver.runner.step(plan, lambda step: masks)
+    driver.commit(parts, result)
+    return ids_of(result.token_ids), allowed
+
+
+@pytest.mark.usefixtures("host_draws_as_devices")
+@pytest.mark.parametrize("kind", KINDS)
+def test_masked_rows_draw_only_what_is_allowed_and_the_same_as_on_the_host(runners, kind):
+    found: dict[str, list[list[int]]] = {"host": [], kind: []}
+    for name, steps in found.items():
+        generator, driver = random.Random(5), Driver(runners[name])
+        rows = [driver.row(slot, prompt(5 + slot, slot), seed=slot, **PARAMS[slot]) for slot in range(7)]
+        for _ in range(10):
+            parts = [(row, row.num_missing) for row in rows if generator.random() < 0.8]
+            tokens, allowed = masked_step(driver, parts, generator)
+            assert all(ids is None or token in ids for token, ids in zip(tokens, allowed, strict=True))
+            steps.append(tokens)
+    assert found["host"] == found[kind]
 
 
 @pytest.mark.parametrize("kind", KINDS)
