@@ -37,6 +37,8 @@ class ToolFormat(msgspec.Struct, frozen=True):
     """call: call_ and 24 digits | short: 9 letters and digits | own: the model's, where it writes one."""
     call: tuple[str, str, str] = ("", "", "")
     """How a call is written that must be made: before its name, between name and JSON arguments, after."""
+    separator: str | None = None
+    """Between two such calls; None: a forced answer has one."""
 
 
 class ReasoningFormat(msgspec.Struct, frozen=True):
@@ -133,6 +135,7 @@ TOOL_FORMATS: dict[str, ToolFormat] = {
         is_unmistakable=True,
         ids="short",
         call=("[TOOL_CALLS]", "[ARGS]", ""),
+        separator="",
     ),
     "granite": ToolFormat(
         signature=(("<|tool_call|>",),),
@@ -164,6 +167,7 @@ TOOL_FORMATS: dict[str, ToolFormat] = {
             "end": State("nothing", {"</tool_call>": "answer", "<tool_call>": "calls"}),
         },
         call=('<tool_call>\n{"name": "', '", "arguments": ', "}\n</tool_call>"),
+        separator="\n",
     ),
     "pythonic": ToolFormat(
         signature=(("<|python_start|>",), ("[func_name1(params_name1",)),

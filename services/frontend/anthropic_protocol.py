@@ -107,7 +107,6 @@ def parse_messages(body: bytes) -> ParsedRequest:
     check(request)
     refuse_unsupported(request)
     use = _tool_use(request)
-    use.check_possible()
     chat = ChatRequest(
         model=request.model,
         stream=request.stream,

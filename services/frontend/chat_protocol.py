@@ -165,7 +165,6 @@ def _tools_of(request: ChatRequest) -> tuple[bytes, ToolUse]:
     """The tools for the template, none when the client chose none; and what may be called."""
     tools = json_of(request.tools)
     use = tool_use(tools, json_of(request.tool_choice), request.parallel_tool_calls is not False)
-    use.check_possible()
     return b"" if use.choice == "none" else tools, use
 
 

@@ -57,13 +57,6 @@ class ToolUse(msgspec.Struct, frozen=True):
     """Of the function that must be called."""
     is_parallel: bool = True
 
-    def check_possible(self) -> None:
-        """Raises ApiError for what would need a grammar."""
-        if self.choice in ("required", "named"):
-            raise unsupported("tool_choice", "that forces a call")
-        if self.choice == "auto" and any(function.strict for function in self.functions):
-            raise unsupported("tools", "with strict: true")
-
     @property
     def schemas(self) -> dict[str, dict[str, Any]]:
         return {function.name: function.parameters or {} for function in self.functions}

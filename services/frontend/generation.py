@@ -16,12 +16,21 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from quire.shared.errors import CANCELLED, MODEL_NOT_FOUND, RATE_LIMIT_EXCEEDED, SERVER_OVERLOADED, ApiError, echo
-from quire.shared.messages import Accepted, Generate, ModelCard
+from quire.shared.errors import (
+    CANCELLED,
+    INVALID_VALUE,
+    MODEL_NOT_FOUND,
+    RATE_LIMIT_EXCEEDED,
+    SERVER_OVERLOADED,
+    ApiError,
+    echo,
+)
+from quire.shared.messages import Accepted, Constraint, Generate, ModelCard
 from quire.shared.request_ids import chat_id, completion_id
 
 from .admission import Held, Permit, tokens_in
 from .answers import Answer, Asked, Tally, scored
+from .call_constraints import call_constraint
 from .chat import ChatAnswer
 from .chat_protocol import ChatRequest, parse_chat
 from .completion_protocol import parse_completion
@@ -106,7 +115,7 @@ def _generates(
         raise unsupported("chat_template", "(started without --trust-request-chat-template)")
     sampling = sampling_params(request, card)
     text = text_params(request, parsing.markers if parsing is not None else [])
-    constraint = constraint_of(request)
+    constraint = _constraint(parsed, card)
     app.metrics.histogram("vllm:request_params_n").observe(request.num_choices)
     if (max_tokens := max_tokens_of(request, card)) is not None:
         app.metrics.histogram("vllm:request_params_max_tokens").observe(max_tokens)
@@ -122,6 +131,15 @@ def _generates(
         )
         for position, prompt in enumerate(parsed.prompts)
     ]  # fmt: skip
+
+
+def _constraint(parsed: ParsedRequest, card: ModelCard) -> Constraint | None:
+    """Of the fields that say what an answer must be, or of calls that must be made."""
+    asked, of_calls = constraint_of(parsed.request), call_constraint(card.tool_format, parsed.tools)
+    if asked is not None and of_calls is not None:
+        message = f"{asked.field} and calls that are forced or strict cannot both be: an answer has one constraint."
+        raise ApiError(INVALID_VALUE, message, of_calls.field)
+    return asked or of_calls
 
 
 def _asked(answer_id: str, parsed: ParsedRequest, card: ModelCard, arrival: float) -> Asked:

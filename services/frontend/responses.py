@@ -57,7 +57,6 @@ class _Call:
         self._messages = [*self._conversation(request), *messages_of(request)]
         system = [{"role": "system", "content": request.instructions}] if request.instructions else []
         use = tools_of(request)
-        use.check_possible()
         tools = [{"type": "function", "function": one} for one in use.functions if use.choice != "none"]
         kwargs: dict[str, Any] = {}
         effort = request.reasoning.effort if request.reasoning is not None else None

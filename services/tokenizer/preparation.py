@@ -13,7 +13,7 @@ import msgspec
 
 from quire.shared.errors import INTERNAL_ERROR, INVALID_VALUE, UNSUPPORTED_PARAMETER, ApiError, refused
 from quire.shared.messages import Accepted, ChatPrompt, Generate, Grammar, IdsPrompt, Refused, Submit, TextPrompt
-from quire.shared.output_formats import starts_in_reasoning
+from quire.shared.output_formats import REASONING_FORMATS, starts_in_reasoning
 
 from .chat_template import ChatRequest, ChatTemplate, needs_helper
 from .choice_text import ChoiceText, PlainText, StoppableText, replay
@@ -148,7 +148,11 @@ class Preparation:
         generate = job.generate
         if generate.text.only_tokenizes:
             return self._tokenized(generate, ids)
-        submit = make_submit(generate, ids, job.limits, job.grammar)
+        starts_inside = isinstance(source, Rendered) and starts_in_reasoning(source.text, self._reasoning_format)
+        grammar = job.grammar
+        if grammar is not None and starts_inside and not grammar.after:
+            grammar = msgspec.structs.replace(grammar, after=REASONING_FORMATS[self._reasoning_format].end)
+        submit = make_submit(generate, ids, job.limits, grammar)
         stops = StopStrings(generate.text.stop)
         choices: list[ChoiceText | None] = []
         resumed_texts: list[str] = []
@@ -164,7 +168,6 @@ class Preparation:
             choices.append(choice)
             resumed_texts.append(resumed)
         shown = self._tokenizer.special_tokens(generate.text.shown_specials) if generate.text.shown_specials else {}
-        starts_inside = isinstance(source, Rendered) and starts_in_reasoning(source.text, self._reasoning_format)
         prompt_text = self._prompt_text(generate, submit, source)
         return Prepared(submit, choices, resumed_texts, prompt_text, starts_inside, frozenset(shown))
 

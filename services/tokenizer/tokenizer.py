@@ -39,8 +39,10 @@ class TextTokenizer:
         backend.no_padding()
         added = backend.get_added_tokens_decoder()
         self.special_ids = frozenset(token_id for token_id, token in added.items() if token.special)
-        self.special_token_ids = {added[token_id].content: token_id for token_id in self.special_ids}
-        """By their strings."""
+        self.special_token_ids = {
+            token.content: token_id for token_id, token in added.items() if token.special or _is_marker(token.content)
+        }
+        """By their strings, those that a grammar has to name as tokens: llguidance takes an added token that looks like a tag for one."""
         self.special_text = SpecialText(added[token_id].content for token_id in self.special_ids)
         self._ids_of_specials = {added[token_id].content: token_id for token_id in self.special_ids}
         self.named_tokens = files.named_tokens
@@ -124,6 +126,10 @@ class TextTokenizer:
             self.special_ids if skip_special_tokens else frozenset(),
             {} if spaces_between_special_tokens else self._added_strings,
         )
+
+
+def _is_marker(content: str) -> bool:
+    return content.startswith("<") and content.endswith(">")
 
 
 def _plain_copy(backend: Tokenizer, added: dict[int, AddedToken]) -> Tokenizer:

@@ -62,3 +62,30 @@ def test_a_tools_result_goes_back_and_is_answered(client) -> None:
 def test_a_question_that_needs_no_tool_is_answered_in_text(client) -> None:
     answer = client.chat.completions.create(**ask("Spell quire", tools=[TIMER])).choices[0]
     assert answer.finish_reason == "stop" and "q" in answer.message.content and answer.message.tool_calls is None
+
+
+def test_a_call_is_made_where_it_must_be_and_only_as_its_schema_says(client) -> None:
+    fields = ask("Hello there!", tools=[WEATHER, TIMER], max_tokens=200)
+    named = {"type": "function", "function": {"name": "set_timer"}}
+    for choice, reason, names in (
+        ("required", "tool_calls", {"get_weather", "set_timer"}),
+        (named, "stop", {"set_timer"}),
+    ):
+        whole = client.chat.completions.create(**fields, tool_choice=choice, parallel_tool_calls=False).choices[0]
+        (call,) = whole.message.tool_calls
+        assert call.function.name in names and whole.finish_reason == reason
+        arguments = json.loads(call.function.arguments)
+        assert set(arguments) == ({"minutes"} if call.function.name == "set_timer" else {"city"})
+        with client.chat.completions.stream(**fields, tool_choice=choice, parallel_tool_calls=False) as stream:
+            final = stream.get_final_completion().choices[0]
+        assert final.message.tool_calls[0].function.arguments == call.function.arguments
+
+
+def test_a_strict_tool_is_called_as_its_schema_says_and_text_stays_free(client) -> None:
+    strict = json.loads(json.dumps(WEATHER))
+    strict["function"] |= {"strict": True}
+    strict["function"]["parameters"]["properties"]["city"] = {"enum": ["Rome", "Oslo"]}
+    choice = client.chat.completions.create(**ask("What is the weather in Paris?", tools=[strict])).choices[0]
+    (call,) = choice.message.tool_calls
+    assert json.loads(call.function.arguments)["city"] in ("Rome", "Oslo")
+    assert client.chat.completions.create(**ask("Spell quire", tools=[strict])).choices[0].finish_reason == "stop"

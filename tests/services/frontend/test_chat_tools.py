@@ -163,7 +163,7 @@ def test_logprobs_come_with_every_token_also_those_of_calls(parsing: Any) -> Non
         ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "g"}}}, "tool_choice"),
         ({"tools": [TOOL], "tool_choice": "sometimes"}, "tool_choice"),
         ({"tools": [TOOL], "tool_choice": {"type": "custom"}}, "tool_choice"),
-        ({"tools": [{"type": "function", "function": {"name": "f", "strict": True}}]}, "tools"),
+        ({"tools": [TOOL], "tool_choice": "required", "response_format": {"type": "json_object"}}, "tool_choice"),
         ({"tools": []}, "tools"),
         ({"tools": [{"type": "function"}]}, "tools[0].function"),
         ({"tools": [TOOL] * 129}, "tools"),
@@ -175,6 +175,36 @@ def test_a_choice_that_cannot_be_is_refused_before_any_header(
 ) -> None:
     response = parsing.client.post("/v1/chat/completions", json=say("x", stream=stream, **fields))
     assert response.status_code == 400 and error_of(response)["param"] == param
+
+
+def test_a_forced_call_travels_as_a_constraint_in_the_models_own_markers(parsing: Any) -> None:
+    def sent(**fields: Any) -> dict[str, Any] | None:
+        plain(parsing, say(CALL, **fields))
+        constraint = parsing.fake.generates[-1].constraint
+        return None if constraint is None else json.loads(constraint.body)["format"]
+
+    other = {"type": "function", "function": {"name": "g"}}
+    required = sent(tools=[TOOL, other], tool_choice="required")
+    assert required is not None and not required["stop_after_first"] and required["at_least_one"]
+    f, g = required["tags"]
+    assert f["begin"] == '<tool_call>\n{"name": "f", "arguments": ' and f["end"] == "}\n</tool_call>"
+    assert f["content"]["json_schema"] == PARAMETERS and g["content"]["json_schema"] == {"type": "object"}
+    named = sent(tools=[TOOL, other], tool_choice={"type": "function", "function": {"name": "g"}})
+    assert named is not None and named["tags"] == [g] and named["stop_after_first"]
+    strict = {"type": "function", "function": {**TOOL["function"], "strict": True}}
+    lazy = sent(tools=[strict, other])
+    assert lazy is not None and (lazy["type"], lazy["triggers"]) == ("triggered_tags", ["<tool_call>"])
+    assert [tag["content"]["json_schema"] for tag in lazy["tags"]] == [PARAMETERS, {"type": "object"}]
+    assert sent(tools=[TOOL]) is None and sent(tools=[strict], tool_choice="none") is None
+
+
+def test_a_named_call_ends_with_stop_and_a_required_one_with_tool_calls(parsing: Any) -> None:
+    named = {"type": "function", "function": {"name": "f"}}
+    for choice, reason in (("required", "tool_calls"), (named, "stop")):
+        body = say(CALL, "!bits", tools=[TOOL], tool_choice=choice)
+        answer = plain(parsing, body)["choices"][0]
+        assert answer["finish_reason"] == reason and len(answer["message"]["tool_calls"]) == 1
+        assert streamed(parsing, body)[-1]["choices"][0]["finish_reason"] == reason
 
 
 def test_several_choices_are_parsed_each_for_itself(parsing: Any) -> None:

@@ -26,7 +26,7 @@ def parse_response(body: bytes) -> None:
     """All that is checked before the store is asked."""
     request = parse_responses(body)
     messages_of(request)
-    tools_of(request).check_possible()
+    tools_of(request)
 
 
 PARSERS: dict[str, Any] = {
