@@ -42,7 +42,7 @@ class TextTokenizer:
         self.special_token_ids = {
             token.content: token_id for token_id, token in added.items() if token.special or _is_marker(token.content)
         }
-        """By their strings, those that a grammar has to name as tokens: llguidance takes an added token that looks like a tag for one."""
+        """By their strings, those that a grammar names as tokens: llguidance takes an added one in <> for special."""
         self.special_text = SpecialText(added[token_id].content for token_id in self.special_ids)
         self._ids_of_specials = {added[token_id].content: token_id for token_id in self.special_ids}
         self.named_tokens = files.named_tokens
