@@ -101,8 +101,8 @@ class FakeWorker:
         self._next_report = self._next_poll = 0.0
         self._stamps = _open_stamps(config.stamps) if config.stamps else None
         self._server: Server[Any] = service.listen(ToWorker)
-        self._inbox = Inbox(self._server, self._wait_in_step, lambda: self._is_stopping)
         self._above = Above(self._server, service, on_vanish=lambda name: None)
+        self._inbox = Inbox(self._server, self._wait_in_step, lambda: self._is_stopping, self._above.hear)
         self._report("starting", "waiting for the engine's configuration")
 
     def stop(self) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from quire.shared.link import Server
-from quire.shared.messages import Configure, Masks
+from quire.shared.messages import Configure, Hello, Masks
 
 from .errors import StepAbandoned
 
@@ -19,11 +19,18 @@ from .errors import StepAbandoned
 class Inbox:
     """A worker's messages in order, out of which the masks of a step can be taken first."""
 
-    def __init__(self, server: Server[Any], wait: Callable[[], None], is_stopping: Callable[[], bool]) -> None:
-        """`wait()` returns when there may be something, and does what else is due meanwhile."""
+    def __init__(
+        self,
+        server: Server[Any],
+        wait: Callable[[], None],
+        is_stopping: Callable[[], bool],
+        hear: Callable[[str, Hello], None],
+    ) -> None:
+        """`wait()` returns when there may be something, and does what else is due meanwhile; `hear` takes greetings."""
         self._server = server
         self._wait = wait
         self._is_stopping = is_stopping
+        self._hear = hear
         self._kept: deque[tuple[str, Any]] = deque()
 
     def receive(self) -> tuple[str, Any] | None:
@@ -40,7 +47,10 @@ class Inbox:
             if received is None:
                 self._wait()
                 continue
-            _, message = received
+            peer, message = received
+            if isinstance(message, Hello):
+                self._hear(peer, message)  # at once: an engine that starts afresh configures whom it hears
+                continue
             if isinstance(message, Masks):
                 if message.step == step:
                     return message

@@ -53,8 +53,8 @@ class Worker:
         self._received = 0.0
         """Of time.perf_counter, before what is handled now was decoded."""
         self._server: Server[Any] = service.listen(ToWorker)
-        self._inbox = Inbox(self._server, self._wait_in_step, lambda: self._is_stopping)
         self._above = Above(self._server, service, on_vanish=lambda name: None)
+        self._inbox = Inbox(self._server, self._wait_in_step, lambda: self._is_stopping, self._above.hear)
         self._awaited_configure: tuple[str, Configure] | None = None
         self._runner: ModelRunner | None = None
         self._loading: Loading | None = None

@@ -15,7 +15,7 @@ from quire.services.worker.errors import PlanError, StepAbandoned
 from quire.services.worker.inbox import Inbox
 from quire.services.worker.masks import MaskRows, apply_masks
 from quire.services.worker.slot_lengths import Limits
-from quire.shared.messages import Configure, Hello, Masks
+from quire.shared.messages import Configure, Hello, Masks, Plan
 
 VOCAB = 70
 
@@ -74,16 +74,30 @@ class Messages:
         return self.messages.popleft() if self.messages else None
 
 
+def an_inbox(server: Messages, wait=lambda: None, is_stopping=lambda: False) -> tuple[Inbox, list[Any]]:
+    """And the greetings that it passes on."""
+    heard: list[Any] = []
+    return Inbox(server, wait, is_stopping, lambda peer, hello: heard.append(hello)), heard  # type: ignore[arg-type]
+
+
 def test_what_comes_before_the_masks_is_kept_in_order_and_older_masks_are_dropped():
-    first, second, old, awaited = Hello("a", 1), Hello("b", 2), Masks(6, b"", b""), masks([0], [1])
-    inbox: Inbox = Inbox(Messages(first, old, awaited, second), lambda: None, lambda: False)  # type: ignore[arg-type]
+    first, second = Plan(8, [], [], b"", b"", b"", b"", b"", b""), Plan(9, [], [], b"", b"", b"", b"", b"", b"")
+    awaited = masks([0], [1])
+    inbox, _ = an_inbox(Messages(first, Masks(6, b"", b""), awaited, second))
     assert inbox.masks(7) is awaited
     assert [inbox.receive(), inbox.receive(), inbox.receive()] == [("engine-0", first), ("engine-0", second), None]
 
 
+def test_greetings_are_heard_while_masks_are_waited_for_or_a_new_engine_would_wait_for_ever():
+    hello = Hello("engine-0", 2)
+    inbox, heard = an_inbox(Messages(hello, masks([0], [1])))
+    inbox.masks(7)
+    assert heard == [hello] and inbox.receive() is None
+
+
 def test_a_configuration_ends_the_waiting_and_is_handled_next():
     configure = Configure(4, 64, 128, 16, None, 0.9)
-    inbox: Inbox = Inbox(Messages(configure), lambda: None, lambda: False)  # type: ignore[arg-type]
+    inbox, _ = an_inbox(Messages(configure))
     with pytest.raises(StepAbandoned):
         inbox.masks(7)
     assert inbox.receive() == ("engine-0", configure)
@@ -91,6 +105,6 @@ def test_a_configuration_ends_the_waiting_and_is_handled_next():
 
 def test_a_worker_that_stops_waits_no_longer():
     waits: list[int] = []
-    inbox: Inbox = Inbox(Messages(), lambda: waits.append(1), lambda: len(waits) == 2)  # type: ignore[arg-type]
+    inbox, _ = an_inbox(Messages(), lambda: waits.append(1), lambda: len(waits) == 2)
     with pytest.raises(StepAbandoned):
         inbox.masks(7)
