@@ -21,7 +21,14 @@ from .generation import Endpoint, generate
 from .parsed_request import ParsedRequest
 from .response_store import StoredResponse
 from .responses_answer import ResponseAnswer, messages_of_output
-from .responses_protocol import ResponsesRequest, input_items, messages_of, parse_responses, tools_of
+from .responses_protocol import (
+    ResponsesRequest,
+    input_items,
+    messages_of,
+    parse_responses,
+    response_format_of,
+    tools_of,
+)
 
 if TYPE_CHECKING:
     from .app import Application
@@ -73,6 +80,7 @@ class _Call:
             temperature=request.temperature,
             top_p=request.top_p,
             max_completion_tokens=request.max_output_tokens,
+            response_format=response_format_of(request),
         )
         return ParsedRequest(chat, [prompt], use)
 
@@ -137,7 +145,7 @@ class _Call:
             "service_tier": request.service_tier,
             "store": request.store is not False,
             "temperature": request.temperature,
-            "text": {"format": {"type": "text"}},
+            "text": _shown_text(request),
             "tool_choice": request.tool_choice or "auto",
             "tools": [_shown(tool) for tool in request.tools or []],
             "top_logprobs": 0,
@@ -145,6 +153,14 @@ class _Call:
             "truncation": "disabled",
             "user": request.user,
         }
+
+
+def _shown_text(request: ResponsesRequest) -> dict[str, Any]:
+    asked = request.text.format if request.text is not None else None
+    if asked is None or asked.type != "json_schema":
+        return {"format": {"type": "text" if asked is None else asked.type}}
+    named = {"name": asked.name or "", "description": asked.description, "strict": bool(asked.strict)}
+    return {"format": {"type": "json_schema", **named, "schema": asked.schema}}
 
 
 def _shown(tool: Any) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from quire.shared.errors import INVALID_VALUE, MISSING_PARAMETER, UNSUPPORTED_VA
 from .bounds import MAX_ID, Choice, Items, Json, Number, Text, check, out_of_bounds
 from .chat_protocol import MAX_MESSAGES
 from .chat_tools import MAX_TOOLS, OBJECT, ToolFunction, ToolUse
+from .constraint_fields import JsonSchema, ResponseFormat
 from .protocol import ABSENT, decode, decode_part, json_of, refuse_unsupported, unsupported
 
 _ROLES = ("user", "assistant", "system", "developer")
@@ -62,8 +63,10 @@ class ChosenTool(msgspec.Struct):
     name: Annotated[str | None, Text(1, 64)] = None
 
 
-class ResponseTextFormat(msgspec.Struct):
-    type: Annotated[str, Text(1, 64)]
+class ResponseTextFormat(JsonSchema):
+    """json_schema has its schema here and not, as in chats, one level below."""
+
+    type: Annotated[str, Choice(("text", "json_object", "json_schema"))] = "text"
 
 
 class ResponseText(msgspec.Struct):
@@ -120,9 +123,18 @@ def parse_responses(body: bytes) -> ResponsesRequest:
         raise unsupported("truncation", "'auto'")
     if request.top_logprobs:
         raise unsupported("top_logprobs", "of responses")
-    if request.text is not None and request.text.format is not None and request.text.format.type != "text":
-        raise unsupported("text.format", f"of type {echo(request.text.format.type)}")
+    asked = request.text.format if request.text is not None else None
+    if asked is not None and asked.type == "json_schema" and not json_of(asked.schema):
+        raise ApiError(MISSING_PARAMETER, "text.format.schema is required.", "text.format.schema")
     return request
+
+
+def response_format_of(request: ResponsesRequest) -> ResponseFormat | None:
+    """text.format as chats have it."""
+    asked = request.text.format if request.text is not None else None
+    if asked is None or asked.type == "text":
+        return None
+    return ResponseFormat(asked.type, JsonSchema(schema=asked.schema) if asked.type == "json_schema" else None)
 
 
 def input_items(request: ResponsesRequest) -> list[dict[str, Any]]:

@@ -5,9 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+from typing import Literal
 
 import openai
 import pytest
+from pydantic import BaseModel
+
+
+class Person(BaseModel):
+    """Bounded, since the demo model would go on for ever."""
+
+    name: Literal["Ada", "Bob"]
+    age: Literal[1, 2, 3]
+
 
 URL = os.environ["QUIRE_URL"] + "/v1"
 TOOL = {
@@ -103,6 +113,15 @@ def test_responses_call_tools(client):
     result = {"type": "function_call_output", "call_id": call.call_id, "output": '{"degrees": 21, "sky": "sunny"}'}
     assert client.responses.create(input=[*WEATHER, *first.output, result], **fields).output_text
     assert client.responses.create(input=[result], previous_response_id=first.id, **fields).output_text
+
+
+def test_parse_gives_models_from_chats_and_responses(client):
+    question = "A person, please"
+    messages = [{"role": "user", "content": question}]
+    chat = client.chat.completions.parse(model="", messages=messages, response_format=Person, temperature=0)
+    assert isinstance(chat.choices[0].message.parsed, Person)
+    response = client.responses.parse(model="", input=question, text_format=Person, temperature=0)
+    assert isinstance(response.output_parsed, Person)
 
 
 def test_the_async_client_does_the_same():

@@ -148,6 +148,17 @@ def test_a_stored_response_is_looked_up_listed_continued_and_deleted(parsing: An
         assert response.status_code == 404 and error_of(response)["code"] == "response_not_found"
 
 
+def test_a_format_travels_as_a_constraint_and_is_shown(parsing: Any) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    asked = {"type": "json_schema", "name": "x", "schema": schema, "strict": True}
+    shown = plain(parsing, {**say("{}"), "text": {"format": asked}})["text"]["format"]
+    assert shown == {**asked, "description": None}
+    constraint = parsing.fake.generates[-1].constraint
+    assert constraint.kind == "json" and json.loads(constraint.body) == schema
+    plain(parsing, {**say("{}"), "text": {"format": {"type": "json_object"}}})
+    assert json.loads(parsing.fake.generates[-1].constraint.body) == {"type": "object"}
+
+
 def test_what_is_not_to_be_stored_is_not(parsing: Any) -> None:
     body = plain(parsing, say("x", store=False))
     assert body["store"] is False
@@ -225,7 +236,8 @@ def test_a_stream_that_fails_says_so_and_is_stored_as_failed(parsing: Any) -> No
         ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
         ({"tools": [TOOL], "tool_choice": {"type": "function", "name": "g"}}, "tool_choice.name"),
         ({"tool_choice": "required"}, "tool_choice"),
-        ({"text": {"format": {"type": "json_object"}}}, "text.format"),
+        ({"text": {"format": {"type": "yaml"}}}, "text.format.type"),
+        ({"text": {"format": {"type": "json_schema", "name": "x"}}}, "text.format.schema"),
         ({"conversation": "c"}, "conversation"),
         ({"truncation": "auto"}, "truncation"),
         ({"previous_response_id": "resp_1"}, "previous_response_id"),
