@@ -32,7 +32,8 @@ LIMITS = Limits(max_model_len=4096, vocab_size=2048)
 
 def _job(request_id: int, prompt: Prompt | None = None, **sampling: Any) -> Job:
     prompt = prompt or TextPrompt("hello")
-    return Job(Generate(RequestId(request_id), prompt, 1, SamplingParams(**sampling), TextParams(), 0, 0.0), LIMITS)
+    generate = Generate(RequestId(request_id), prompt, 1, SamplingParams(**sampling), TextParams(), 0, 0.0)
+    return Job(generate, LIMITS, received=float(request_id))
 
 
 def _refusal(job: Job) -> Refused:
