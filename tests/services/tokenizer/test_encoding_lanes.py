@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from quire.services.tokenizer.chat_template import needs_helper
 from quire.services.tokenizer.encoding_lanes import EncodingLanes
 from quire.services.tokenizer.model import load_model
 from quire.services.tokenizer.preparation import Job, Preparation, Prepared
@@ -91,7 +92,7 @@ def test_what_clients_program_holds_up_nobody_else_and_is_refused_when_too_much_
         def on_prepared(job: Job, outcome: Prepared | Refused) -> None:
             delivered.append((job.generate.request_id, outcome.code if isinstance(outcome, Refused) else ""))
 
-        lanes = EncodingLanes(prepare, on_prepared, asyncio.get_running_loop())
+        lanes = EncodingLanes(prepare, on_prepared, asyncio.get_running_loop(), lambda one: needs_helper(one.prompt))
         lanes.put(_job(0, ChatPrompt(b"[]", template_kwargs_json=b'{"n": 5}')))
         await asyncio.to_thread(entered.wait, 10)
         for number in range(1, 20):
