@@ -62,8 +62,9 @@ def parse_completion(body: bytes) -> tuple[CompletionRequest, list[Prompt]]:
     if request.max_tokens == 0 and not request.echo:
         raise out_of_bounds("max_tokens", "must be at least 1; 0 is allowed only with echo: true")
     prompts = _prompts(json_of(request.prompt), request.add_special_tokens is not False)
-    if len(prompts) * request.num_choices > MAX_CHOICES:
-        message = f"{len(prompts)} prompts x n of {request.num_choices} are more than {MAX_CHOICES} answers."
+    if len(prompts) * request.width > MAX_CHOICES:
+        what = f"{request.width} beams" if request.use_beam_search else f"n of {request.num_choices}"
+        message = f"{len(prompts)} prompts x {what} are more than {MAX_CHOICES} answers."
         raise ApiError(INVALID_VALUE, message, "n")
     return request, prompts
 

@@ -8,42 +8,33 @@ Knows no field of either.
 from __future__ import annotations
 
 import asyncio
-import functools
-import hashlib
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from quire.shared.errors import (
-    CANCELLED,
-    INVALID_VALUE,
-    MODEL_NOT_FOUND,
-    RATE_LIMIT_EXCEEDED,
-    SERVER_OVERLOADED,
-    ApiError,
-    echo,
-)
-from quire.shared.messages import Accepted, Constraint, Generate, ModelCard
+from quire.shared.errors import CANCELLED, RATE_LIMIT_EXCEEDED, SERVER_OVERLOADED, ApiError
+from quire.shared.messages import Accepted, Generate, ModelCard
 from quire.shared.request_ids import chat_id, completion_id
 
 from .admission import Held, Permit, tokens_in
 from .answers import Answer, Asked, Tally, scored
-from .call_constraints import call_constraint
+from .beam import BeamSearches
+from .beam_params import BeamParams, beams_of
 from .chat import ChatAnswer
-from .chat_protocol import ChatRequest, parse_chat
+from .chat_protocol import parse_chat
 from .completion_protocol import parse_completion
 from .completions import CompletionAnswer
-from .constraints import constraint_of
 from .exchange import Exchange
 from .mailbox import ClientGone, Delta, Mailbox
 from .parsed_chat import ParsedChatAnswer
 from .parsed_request import ParsedRequest
-from .protocol import unsupported
+from .record import Record
 from .request_log import RequestFacts
-from .sampling import logprobs_of, max_tokens_of, sampling_params, text_params
+from .sampling import max_tokens_of
 from .streaming import EventStream
+from .submission import asked_of, generates_of
 
 if TYPE_CHECKING:
     from .app import Application
@@ -95,83 +86,14 @@ async def generate(app: Application, exchange: Exchange, endpoint: Endpoint) -> 
     ) as permit:
         body = await exchange.read_json(max_size)
         parsed = await app.parser.parse(endpoint.parse, body)
-        generates = _generates(app, exchange, parsed, card, arrival)
-        asked = _asked(endpoint.write_id(generates[0].request_id), parsed, card, arrival)
-        permit.change(card, Held(asked.num_choices, tokens_in(len(body), len(parsed.prompts), card), len(body)))
+        generates = generates_of(app, exchange, parsed, card, arrival)
+        asked = asked_of(endpoint.write_id(generates[0].request_id), parsed, card, arrival)
+        width, num_prompts = parsed.request.width, len(parsed.prompts)
+        permit.change(card, Held(num_prompts * width, tokens_in(len(body), num_prompts, card), len(body)))
+        beams = beams_of(parsed.request, generates, max_tokens_of(parsed.request, card), card)
         facts.id, facts.model, facts.num_choices = asked.id, asked.model, asked.num_choices
         facts.is_streamed = bool(parsed.request.stream)
-        await _Generation(app, exchange, endpoint, asked, generates, permit, facts).run(facts.is_streamed)
-
-
-def _generates(
-    app: Application, exchange: Exchange, parsed: ParsedRequest, card: ModelCard, arrival: float
-) -> list[Generate]:
-    """What goes down: one message a prompt. Raises ApiError."""
-    request, parsing = parsed.request, parsed.parsing(card)
-    if request.model and request.model not in card.names:
-        message = f"The model {echo(request.model)!r} does not exist; this server has: {', '.join(card.names)}."
-        raise ApiError(MODEL_NOT_FOUND, message, "model")
-    if isinstance(request, ChatRequest) and request.chat_template and not app.config.trust_request_chat_template:
-        raise unsupported("chat_template", "(started without --trust-request-chat-template)")
-    sampling = sampling_params(request, card)
-    text = text_params(request, parsing.markers if parsing is not None else [])
-    constraint = _constraint(parsed, card)
-    app.metrics.histogram("vllm:request_params_n").observe(request.num_choices)
-    if (max_tokens := max_tokens_of(request, card)) is not None:
-        app.metrics.histogram("vllm:request_params_max_tokens").observe(max_tokens)
-    salt = request.cache_salt or ""
-    if app.keys.are_several:
-        salt = f"{exchange.key_name}:{salt}"  # callers with different keys share no cached prefix
-    priority, max_queue = request.priority or 0, app.config.queue_timeout
-    return [
-        # Once the first prompt runs, the others may wait: their answer has begun.
-        Generate(
-            app.ids.next(), prompt, request.num_choices, sampling, text, priority, arrival,
-            cache_salt=salt, max_queue_seconds=0.0 if position else max_queue, constraint=constraint,
-        )
-        for position, prompt in enumerate(parsed.prompts)
-    ]  # fmt: skip
-
-
-def _constraint(parsed: ParsedRequest, card: ModelCard) -> Constraint | None:
-    """Of the fields that say what an answer must be, or of calls that must be made."""
-    asked, of_calls = constraint_of(parsed.request), call_constraint(card.tool_format, parsed.tools)
-    if asked is not None and of_calls is not None:
-        message = f"{asked.field} and calls that are forced or strict cannot both be: an answer has one constraint."
-        raise ApiError(INVALID_VALUE, message, of_calls.field)
-    return asked or of_calls
-
-
-def _asked(answer_id: str, parsed: ParsedRequest, card: ModelCard, arrival: float) -> Asked:
-    request = parsed.request
-    return Asked(
-        id=answer_id,
-        model=request.model or card.names[0],
-        created=int(arrival),
-        fingerprint=fingerprint_of(card),
-        num_prompts=len(parsed.prompts),
-        n=request.num_choices,
-        has_usage=request.includes_usage,
-        has_continuous_usage=request.has_continuous_usage,
-        logprobs=logprobs_of(request),
-        has_prompt_logprobs=request.prompt_logprobs is not None,
-        is_echoed=bool(request.echo),
-        is_scoring=max_tokens_of(request, card) == 0,
-        writes_token_ids=bool(request.return_tokens_as_token_ids),
-        returns_token_ids=bool(request.return_token_ids),
-        parsing=parsed.parsing(card),
-    )
-
-
-def fingerprint_of(card: ModelCard) -> str:
-    """Stays the same as long as the same model is served."""
-    return _fingerprint(card.root, card.vocab_size, card.max_model_len)
-
-
-@functools.cache
-def _fingerprint(root: str, vocab_size: int, max_model_len: int) -> str:
-    digest = hashlib.sha256(f"{root}\0{vocab_size}\0{max_model_len}".encode()).hexdigest()
-    return f"fp_{digest[:12]}"
+        await _Generation(app, exchange, endpoint, asked, generates, permit, facts).run(facts.is_streamed, card, beams)
 
 
 class _Generation:
@@ -197,12 +119,11 @@ class _Generation:
         self._mailbox = Mailbox(asked.num_prompts, asked.num_choices, app.loop)
         self._mailbox.on_begin = permit.begin
         self._mailbox.wants_output_ids = asked.parsing is not None and bool(asked.parsing.reasoning_format)
-        self._records = []
+        self._records: list[Record] = []
         exchange.cancel = self._cancel
 
-    async def run(self, is_streamed: bool) -> None:
-        self._records = self._app.client.submit(self._generates, self._mailbox)
-        watcher = self._app.loop.create_task(self._watch())
+    async def run(self, is_streamed: bool, card: ModelCard, beams: BeamParams | None) -> None:
+        tasks = [self._start(card, beams), self._app.loop.create_task(self._watch())]
         tally: Tally | None = None
         try:
             accepted = await self._settled()
@@ -220,9 +141,20 @@ class _Generation:
                 raise
             self._app.errors.note(error, self._exchange.request_id.decode())
         finally:
-            watcher.cancel()
+            for task in tasks:
+                if task is not None:
+                    task.cancel()
             self._app.client.abort(self._records, "client_gone")
             self._note(tally)
+
+    def _start(self, card: ModelCard, beams: BeamParams | None) -> asyncio.Task[None] | None:
+        """Have the mailbox filled, by a task where more is to be done than to submit. Raises ApiError."""
+        app, generates, mailbox = self._app, self._generates, self._mailbox
+        if beams is None:
+            self._records = app.client.submit(generates, mailbox)
+            return None
+        search = BeamSearches(app.client, app.ids, generates, beams, mailbox, self._records, app.loop)
+        return app.loop.create_task(search.run(card))
 
     async def _settled(self) -> list[Accepted]:
         """Every prompt's yes. Raises ApiError."""

@@ -23,6 +23,7 @@ from quire.shared.errors import (
     echo,
 )
 
+from .beam_params import MAX_BEAMS, check_beams
 from .bounds import MAX_ID, Choice, Items, Json, Number, Text, bounds_of, check, check_value, out_of_bounds
 from .constraint_fields import Choices, GrammarText, Pattern, ResponseFormat, Schema, StructuredOutputs
 
@@ -91,6 +92,11 @@ class GenerationRequest(msgspec.Struct, kw_only=True):
     guided_decoding_backend: Annotated[str | None, Text(0, 256)] = None
     """Accepted: there is one, and what it enforces does not depend on its name."""
 
+    use_beam_search: bool | None = None
+    beam_width: Annotated[int | None, Number(1, MAX_BEAMS)] = None
+    length_penalty: Annotated[float | None, Number(-10, 10)] = None
+    early_stopping: Annotated[bool | str | None, Choice(("never",))] = None
+
     priority: Annotated[int | None, Number(-(1 << 31), (1 << 31) - 1)] = None
     cache_salt: Annotated[str | None, Text(1, 64, without="@/\\\0")] = None
     user: Annotated[str | None, Text(0, 512)] = None
@@ -100,7 +106,6 @@ class GenerationRequest(msgspec.Struct, kw_only=True):
 
     # Known, and refused unless they ask for nothing: answering as if they were not there would be wrong.
     best_of: Annotated[int | None, Number(0, MAX_CHOICES)] = None
-    use_beam_search: bool | None = None
     guided_whitespace_pattern: Annotated[msgspec.Raw, _REFUSED] = ABSENT
     logits_processors: Annotated[msgspec.Raw, _REFUSED] = ABSENT
     logit_processors: Annotated[msgspec.Raw, _REFUSED] = ABSENT
@@ -113,6 +118,11 @@ class GenerationRequest(msgspec.Struct, kw_only=True):
     def num_choices(self) -> int:
         """Answers to each prompt."""
         return 1 if self.n is None else self.n
+
+    @property
+    def width(self) -> int:
+        """Of each prompt, what runs at once: its answers, or its beams."""
+        return (self.beam_width or self.best_of or self.num_choices) if self.use_beam_search else self.num_choices
 
     @property
     def includes_usage(self) -> bool:
@@ -158,10 +168,9 @@ def check_shared(request: GenerationRequest) -> None:
     """Everything that can be said of the shared fields without knowing the endpoint or the model."""
     check(request)
     refuse_unsupported(request)
-    if request.use_beam_search:
-        raise unsupported("use_beam_search")
-    if request.best_of is not None and request.best_of != request.num_choices:
-        raise unsupported("best_of", "with a value other than n")
+    check_beams(request)
+    if request.best_of is not None and request.best_of != request.num_choices and not request.use_beam_search:
+        raise unsupported("best_of", "with a value other than n, but with use_beam_search,")
     if request.truncation_side == "right":
         raise unsupported("truncation_side", "'right'")
     if request.truncate_prompt_tokens == 0:

@@ -163,17 +163,23 @@ class TokenizerClient:
 
     # --- requests down
 
-    def submit(self, generates: list[Generate], mailbox: Mailbox) -> list[Record]:
-        """Send the prompts of one HTTP request to the ready tokenizer with the fewest in flight."""
+    def submit(self, generates: list[Generate], mailbox: Mailbox, may_wait: bool = False) -> list[Record]:
+        """Send the prompts of one HTTP request to the ready tokenizer with the fewest in flight.
+
+        Without one: raises ApiError, or with `may_wait` (it goes on with an answer) waits as what was lost does.
+        """
         name = self._least_loaded()
-        if name is None:
+        if name is None and not may_wait:
             message = "No tokenizer is ready."
             raise ApiError(SERVICE_UNAVAILABLE, message, retry_after_seconds=_RETRY_SECONDS)
         records = [new_record(generate, mailbox, position) for position, generate in enumerate(generates)]
         for record in records:
             self._records[record.request_id] = record
             self._num_wanting_ids += record.generate.text.return_prompt_ids
-            self._send(record, name)
+            if name is not None:
+                self._send(record, name)
+            else:
+                self._lost(record, "unavailable")
         return records
 
     def _least_loaded(self) -> str | None:
