@@ -44,6 +44,7 @@ COMPANIONS = {
     "top_logprobs": {"logprobs": True},
     "stream_options": {"stream": True},
     "tool_choice": {"tools": None},
+    **dict.fromkeys(("beam_width", "length_penalty", "early_stopping"), {"use_beam_search": True}),
 }
 LARGEST = 1 << 20
 """Longer values are the body's own limit to refuse."""

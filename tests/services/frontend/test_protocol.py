@@ -53,7 +53,7 @@ SHARED_OUTSIDE: list[tuple[str, Any]] = [
     ("cache_salt", "s" * 65), ("cache_salt", "a@b"), ("cache_salt", "a/b"), ("cache_salt", "a\\b"),
     ("cache_salt", "a\0b"), ("truncate_prompt_tokens", -2), ("truncate_prompt_tokens", 0), ("truncation_side", "up"),
     ("truncation_side", "right"), ("metadata", {"k": 1}), ("metadata", {str(i): "" for i in range(17)}),
-    ("user", "u" * 513), ("best_of", 2), ("use_beam_search", True), ("response_format", {}),
+    ("user", "u" * 513), ("best_of", 2), ("use_beam_search", 1), ("response_format", {}),
     ("guided_whitespace_pattern", " "), ("guided_regex", ""), ("guided_choice", []), ("guided_grammar", ""),
     ("structured_outputs", {"regex": ""}), ("logits_processors", ["x"]), ("bad_words", ["x"]), ("model", 5),
     ("stream_options", {"include_usage": True}), ("stream_options", 5),
