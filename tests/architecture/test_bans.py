@@ -29,7 +29,7 @@ BANNED_FROM = {
 UNBOUNDED_CACHES = {
     "services/frontend/bounds.py": "by the types of our own requests",
     "services/frontend/protocol.py": "by the types of our own requests",
-    "services/frontend/generation.py": "by the model served",
+    "services/frontend/submission.py": "by the model served",
     "services/frontend/output_machine.py": "by the table of output formats",
 }
 """File -> why a cache without a bound cannot grow by what clients send."""
