@@ -20,7 +20,7 @@ from .cpu.linear_fp8 import Fp8PackedWeight
 from .cpu.native.build import BuildError
 from .cpu.weight_memory import empty_weight
 from .dims import Dims
-from .dispatch import backend_for, backend_name, backend_of, use
+from .dispatch import backend_for, backend_name, backend_of, can_be_captured, use
 from .ragged_batch import RaggedBatch
 from .slot_state import ALWAYS, SUPPRESSED, SlotState, TokenCounts, num_mask_words
 from .step_tensors import StepTensors
@@ -42,6 +42,7 @@ __all__ = [
     "append_tokens",
     "apply_penalties",
     "backend_name",
+    "can_be_captured",
     "choose_linear",
     "compile_ahead",
     "copy_block_pairs",

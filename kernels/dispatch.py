@@ -54,6 +54,12 @@ def backend_name(device_type: str) -> str:
     return _names[device_type]
 
 
+def can_be_captured(device: torch.device, head_dim: int, dtype: torch.dtype, cache_dtype: torch.dtype) -> bool:
+    """Whether a step's operations never wait for the device, so that a graph may hold them."""
+    attends = getattr(backend_for(device), "attends", None)
+    return device.type == "cpu" or (attends is not None and attends(head_dim, dtype, cache_dtype))
+
+
 def use(wanted: str) -> str:
     """Compute on the CPU with `wanted` kernels from now on: torch, native, or auto (native where they can be had).
 

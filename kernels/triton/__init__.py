@@ -10,8 +10,8 @@ import torch
 from ..cpu import *  # noqa: F403
 from . import activation, fp8, logprobs, norm, penalties, sampling, writes
 from .activation import gated_activation, gated_activation_fp8
+from .attention import attends, paged_attention
 from .attention import launches as attention_launches
-from .attention import paged_attention
 from .inputs import append_tokens, prepare_inputs
 from .inputs import launches as inputs_launches
 from .launch import Dims, Launch, compile_all
@@ -31,6 +31,7 @@ __all__ = [
     "add_rms_norm",
     "add_rms_norm_fp8",
     "append_tokens",
+    "attends",
     "compile_ahead",
     "compile_all",
     "copy_block_pairs",

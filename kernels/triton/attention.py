@@ -116,6 +116,11 @@ class _Rows(NamedTuple):
     block_tables: torch.Tensor
 
 
+def attends(head_dim: int, dtype: torch.dtype, cache_dtype: torch.dtype) -> bool:
+    """Whether there is a kernel; else the specification computes, which waits for the device to learn lengths."""
+    return head_dim <= 256 and dtype.itemsize in (2, 4) and cache_dtype in (dtype, torch.float8_e4m3fn)
+
+
 def paged_attention(
     q: torch.Tensor,
     key_cache: torch.Tensor,
@@ -127,7 +132,7 @@ def paged_attention(
 ) -> torch.Tensor:
     """batch.num_decode_rows rows go to the narrow variant; a graph of mixed steps says 0 to have one launch."""
     num_tokens, num_heads, head_dim = q.shape
-    if head_dim > 256 or q.dtype.itemsize not in (2, 4) or key_cache.dtype not in (q.dtype, torch.float8_e4m3fn):
+    if not attends(head_dim, q.dtype, key_cache.dtype):
         return specification.paged_attention(q, key_cache, value_cache, batch, scale, window, cache_scales)
     heads = Heads(q.dtype, num_heads, key_cache.shape[1], head_dim, key_cache.shape[2])
     out = torch.empty((num_tokens, num_heads, head_dim), dtype=q.dtype, device=q.device)

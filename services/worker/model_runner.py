@@ -6,6 +6,7 @@ themselves to a StepRunner.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,6 +34,8 @@ from .slot_lengths import Limits
 from .step_runner import StepRunner, WaitForMasks, no_masks
 from .tensor_parallel import ALONE, RankGroup
 from .trial_step import run_trial
+
+logger = logging.getLogger("quire.worker")
 
 
 class ModelRunner:
@@ -71,6 +74,7 @@ class ModelRunner:
         self.weight_bytes = loaded.weight_bytes
         self.group = group
         self._cache_dtype = cache_dtype(kv_cache_dtype, loaded.placement)
+        self._has_graphs = self._has_graphs and self._can_be_captured()
         is_cuda = loaded.placement.device.type == "cuda"
         self.device_memory: DeviceMemory | None = CudaMemory(loaded.placement.device) if is_cuda else None
         self._linear_choice = loaded.linear_choice
@@ -78,6 +82,14 @@ class ModelRunner:
         self._debugging = debugging
         self._kv_cache: KVCache | None = None
         self._steps: StepRunner | None = None
+
+    def _can_be_captured(self) -> bool:
+        device, dtype = self.placement.device, self.placement.dtype
+        if kernels.can_be_captured(device, self.config.head_dim, dtype, self._cache_dtype):
+            return True
+        logger.warning("no CUDA graphs: %s kernels attend with heads of %d by waiting for the device",
+                       kernels.backend_name(device.type), self.config.head_dim)  # fmt: skip
+        return False
 
     def use_threads(self) -> int:
         """Have the calling thread compute with the threads this runner was given or has chosen."""

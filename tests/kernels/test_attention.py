@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quire import kernels
-from quire.kernels import RaggedBatch
+from quire.kernels import RaggedBatch, dispatch
 from quire.kernels.cpu import attention as torch_attention
 from quire.kernels.cpu.rotary import rotate
 
@@ -165,3 +165,14 @@ def test_block_copies_are_done_one_after_the_other(pairs):
         expected[:, target] = expected[:, source]
     kernels.copy_blocks(caches, pairs)
     assert torch.equal(caches, expected)
+
+
+def test_a_graph_may_hold_what_never_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda, half, fp8 = torch.device("cuda"), torch.bfloat16, torch.float8_e4m3fn
+    monkeypatch.setitem(dispatch._backends, "cuda", kernels.cpu)
+    assert not kernels.can_be_captured(cuda, 128, half, half)
+    assert kernels.can_be_captured(torch.device("cpu"), 512, half, half)
+    triton = pytest.importorskip("quire.kernels.triton")
+    monkeypatch.setitem(dispatch._backends, "cuda", triton)
+    assert kernels.can_be_captured(cuda, 128, half, half) and kernels.can_be_captured(cuda, 256, half, fp8)
+    assert not kernels.can_be_captured(cuda, 512, half, half)
