@@ -39,7 +39,7 @@ def services(folder: Path, ports: dict[str, int]) -> Iterator[dict[str, subproce
         "worker": ["--name=worker-0-0", f"--listen={address['worker']}", "--threads=1"],
         "engine": [f"--listen={address['engine']}", f"--workers={address['worker']}"],
         "tokenizer": [f"--listen={address['tokenizer']}", f"--engine-address={address['engine']}"],
-        "frontend": [f"--port={ports['frontend']}", f"--tokenizer-address={address['tokenizer']}"],
+        "frontend": [f"--port={ports['frontend']}", f"--tokenizer-address={address['tokenizer']}", "--no-resume"],
     }
     running = {}
     for kind, own in flags.items():

@@ -210,7 +210,7 @@ def test_no_field_names_a_path_a_host_or_a_url() -> None:
         for method in methods.values()
         for one in method.get("parameters", [])
     ]
-    assert parameters == ["id"]
+    assert set(parameters) == {"id"}
 
 
 def post(frontend: Any, path: str, **body: Any) -> Any:
