@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -59,7 +59,8 @@ class Target(Struct, frozen=True):
 class _Connection(asyncio.Protocol):
     """One request after another."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_data: Callable[[], None]) -> None:
+        self._on_data = on_data
         self._transport: asyncio.Transport | None = None
         self._response: Response | None = None
         self._done: asyncio.Future[None] | None = None
@@ -82,6 +83,7 @@ class _Connection(asyncio.Protocol):
         response = self._response
         if response is None:
             return
+        self._on_data()
         try:
             if response.feed(data):
                 self._finish("")
@@ -121,6 +123,8 @@ class LoadClient:
         self._keeps_texts = keeps_texts
         self._timeout = timeout_seconds
         self._idle: list[_Connection] = []
+        self.num_pieces = 0
+        """Of all answers, that have arrived so far; each holds some text of a stream, or a part of a whole answer."""
         self._tls = ssl.create_default_context() if target.is_tls else None
 
     async def request(self, method: str, path: str, body: bytes = b"") -> Answer:
@@ -163,13 +167,18 @@ class LoadClient:
             connection.close()
         self._idle.clear()
 
+    def _count(self) -> None:
+        self.num_pieces += 1
+
     async def _connection(self) -> _Connection:
         while self._idle:
             connection = self._idle.pop()
             if connection.is_open:
                 return connection
         loop = asyncio.get_running_loop()
-        _, connection = await loop.create_connection(_Connection, self._target.host, self._target.port, ssl=self._tls)
+        _, connection = await loop.create_connection(
+            lambda: _Connection(self._count), self._target.host, self._target.port, ssl=self._tls
+        )
         return connection
 
 
