@@ -12,7 +12,7 @@ from typing import NewType, TypeAlias
 
 import msgspec
 
-PROTOCOL = 4
+PROTOCOL = 5
 """Raised whenever a message changes shape; peers of another number are refused."""
 
 RequestId = NewType("RequestId", int)
@@ -72,6 +72,8 @@ class ModelCard(_Message, frozen=True):
     reasoning_format: str = ""
     reasoning_end_id: int = -1
     """The token that ends reasoning; -1 where it takes several."""
+    limits: dict[str, int | float] = {}
+    """What the tokenizer bounds of a request, by the names of its flags; for people."""
 
 
 class Report(_Message, frozen=True, tag="report"):
@@ -524,13 +526,16 @@ FromLauncher: TypeAlias = Report | Done
 
 
 class Outages(_Message, frozen=True, tag="outages"):
-    """From the launcher: services that crashed too often and stay down, each with its last cause."""
+    """From the launcher: what has ended that should not have."""
 
     causes: dict[str, str]
+    """Services that crashed too often and stay down, each with its last cause."""
+    restarts: dict[str, int] = {}
+    """How often each service that was lost has been started again."""
 
 
 ToFrontendFromOperator: TypeAlias = Hello | Look | Outages
-"""What a frontend hears at its own address: that someone wants its reports, and what will not come back."""
+"""What a frontend hears at its own address: that someone wants its reports, and what was lost."""
 
 
 # --- 9. tokenizer <-> its helper, which runs what clients wrote -----------------------------------------

@@ -93,6 +93,12 @@ class Metrics:
     def __init__(self) -> None:
         self._metrics: dict[str, Counter | Gauge | Histogram] = {}
 
+    def prepare(self, owner: str) -> None:
+        """Have every histogram of a kind of service from the start, so that the first value is seen as an increase."""
+        for family in CATALOGUE.values():
+            if family.owner == owner and family.type == "histogram":
+                self.histogram(family.name)
+
     def counter(self, name: str, /, **labels: str) -> Counter:
         """The counter of that name and labels; `name` ends in _total."""
         return self._metric(Counter, "counter", name, labels)

@@ -35,6 +35,7 @@ _REQUEST_SECONDS = (
 )  # fmt: skip
 _LENGTHS = tuple(float(m * 10**e) for e in range(6) for m in (1, 2, 5))
 _ITERATION_TOKENS = tuple(float(2**e) for e in range(15))
+_FEW = (0.0, 1.0, 2.0, 3.0, 5.0, 10.0)
 _SMALL_NUMBERS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 128.0)
 
 
@@ -54,6 +55,7 @@ _FAMILIES = (
     # --- engine
     _gauge("vllm:num_requests_running", "engine", "Choices that take part in steps."),
     _gauge("vllm:num_requests_waiting", "engine", "Choices that wait to take part in steps."),
+    _gauge("vllm:num_requests_waiting_by_reason", "engine", "The same, by reason: capacity, or deferred (a grammar)."),
     _gauge("vllm:kv_cache_usage_perc", "engine", "Share of the KV blocks in use, 0 to 1.", is_merged_by_max=True),
     _gauge("vllm:cache_config_info", "engine", "Settings of the KV cache, as labels.", is_merged_by_max=True),
     _gauge("quire_worker_info", "engine", "1, with what the worker computes as labels.", is_merged_by_max=True),
@@ -71,6 +73,7 @@ _FAMILIES = (
     _histogram("vllm:request_inference_time_seconds", "engine", "From running to the last token.", _REQUEST_SECONDS),
     _histogram("vllm:request_prompt_tokens", "engine", "Prompt tokens of a request.", _LENGTHS),
     _histogram("vllm:request_generation_tokens", "engine", "Output tokens of a choice.", _LENGTHS),
+    _histogram("vllm:request_num_preemptions", "engine", "How often a choice was preempted.", _FEW),
     _gauge("quire_kv_blocks", "engine", "KV blocks, by state."),
     _gauge("quire_engine_last_step_age_seconds", "engine", "Time since the last step.", is_merged_by_max=True),
     _counter("quire_nan_rows_total", "engine", "Rows ended because their logits were not finite."),
@@ -99,12 +102,14 @@ _FAMILIES = (
     _counter("quire_accept_pauses_total", "frontend", "How often connections had to wait for room."),
     _counter("quire_aborts_total", "frontend", "Requests aborted, by cause."),
     _counter("quire_http_responses_total", "frontend", "Answers, by status."),
+    _counter("vllm:admission_rejections_total", "frontend", "Requests refused at the door, by reason."),
+    _histogram("quire_recovery_seconds", "frontend", "From the loss of a request to its going on.", _REQUEST_SECONDS),
     _counter("quire_streams_resumed_total", "frontend", "Streams that went on after a service below was lost."),
     # --- every service
     _gauge("quire_process_up", "any", "1 for each process that reports, by name."),
     _gauge("quire_process_ready", "any", "1 when the process is ready, by name."),
     _gauge("quire_heartbeat_age_seconds", "any", "Time since a process last reported, by name.", is_merged_by_max=True),
-    _counter("quire_process_restarts_total", "launcher", "Restarts, by service."),
+    _counter("quire_process_restarts_total", "frontend", "Restarts of lost processes, by name."),
     _gauge("quire_build_info", "frontend", "1, with the version as label.", is_merged_by_max=True),
 )  # fmt: skip
 

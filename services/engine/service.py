@@ -307,7 +307,9 @@ class Engine:
             progress=progress,
             steps=self._stats.num_steps,
             samples=self._stats.snapshot(
-                replica.scheduler if replica else None, now - self._last_step_at if self._is_busy else 0.0
+                replica.scheduler if replica else None,
+                now - self._last_step_at if self._is_busy else 0.0,
+                self._constrained.num_choices,
             ),
             card=replica.card if replica else None,
             known=list(self._workers.reports.values()),

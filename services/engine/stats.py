@@ -28,6 +28,9 @@ class Stats:
         self._inference_time = metrics.histogram("vllm:request_inference_time_seconds")
         self._num_prompt = metrics.histogram("vllm:request_prompt_tokens")
         self._num_generated = metrics.histogram("vllm:request_generation_tokens")
+        self._num_preempted = metrics.histogram("vllm:request_num_preemptions")
+        for reason in ("stop", "length", "abort", "error"):  # so that the first is seen as an increase
+            metrics.counter("vllm:request_success_total", finished_reason=reason)
         self._worker_info: Gauge | None = None
         self._earlier = {"preemptions": 0, "queries": 0, "hits": 0}
         """Of schedulers that workers' restarts have thrown away: counters never fall."""
@@ -60,6 +63,7 @@ class Stats:
         """An end with an answer, or an abort after the first token."""
         self._metrics.counter("vllm:request_success_total", finished_reason=reason).add()
         self._num_generated.observe(choice.num_outputs)
+        self._num_preempted.observe(choice.num_preemptions)
         if choice.started:
             self._decode_time.observe(now - choice.first_token_at)
             self._inference_time.observe(now - choice.scheduled_at)
@@ -73,14 +77,19 @@ class Stats:
         self._earlier["queries"] += scheduler.cache.num_queried_tokens
         self._earlier["hits"] += scheduler.cache.num_hit_tokens
 
-    def snapshot(self, scheduler: Scheduler | None, last_step_age_seconds: float) -> dict[str, float]:
-        """All samples of this engine."""
+    def snapshot(
+        self, scheduler: Scheduler | None, last_step_age_seconds: float, num_deferred: int = 0
+    ) -> dict[str, float]:
+        """All samples of this engine. `num_deferred`: choices that no scheduler has yet, since a grammar is awaited."""
         metrics, earlier = self._metrics, self._earlier
         metrics.gauge("quire_engine_last_step_age_seconds").set(last_step_age_seconds)
         if scheduler is not None:
             blocks, cache = scheduler.blocks, scheduler.cache
             metrics.gauge("vllm:num_requests_running").set(len(scheduler.running))
-            metrics.gauge("vllm:num_requests_waiting").set(scheduler.num_open_choices - len(scheduler.running))
+            num_waiting = scheduler.num_open_choices - len(scheduler.running)
+            metrics.gauge("vllm:num_requests_waiting").set(num_waiting + num_deferred)
+            metrics.gauge("vllm:num_requests_waiting_by_reason", reason="capacity").set(num_waiting)
+            metrics.gauge("vllm:num_requests_waiting_by_reason", reason="deferred").set(num_deferred)
             metrics.gauge("vllm:kv_cache_usage_perc").set(blocks.num_used / blocks.num_blocks)
             metrics.gauge("quire_kv_blocks", state="used").set(blocks.num_used)
             metrics.gauge("quire_kv_blocks", state="free").set(blocks.num_free)

@@ -21,7 +21,7 @@ from quire.shared.errors import (
     ErrorKind,
 )
 from quire.shared.messages import ModelCard
-from quire.shared.metrics import Metrics
+from quire.shared.metrics import Counter, Metrics
 
 from .drain_rate import DrainRate
 
@@ -105,6 +105,8 @@ class Admission:
         self._tokens_rate = DrainRate()
         self._sum = _Sum()
         self._by_key: dict[str, _Sum] = {}
+        for kind in (RATE_LIMIT_EXCEEDED, SERVER_OVERLOADED, SERVICE_UNAVAILABLE):
+            _counters(metrics, kind)
         self.size_bytes = 0
         self.is_draining = False
 
@@ -210,8 +212,17 @@ class Admission:
         return self._refusal(kind, f"{what}; please retry in {seconds} s.", seconds)
 
     def _refusal(self, kind: ErrorKind, message: str, seconds: int) -> ApiError:
-        self._metrics.counter("quire_admission_rejected_total", code=kind.code).add()
+        for counter in _counters(self._metrics, kind):
+            counter.add()
         return ApiError(kind, message, retry_after_seconds=seconds)
+
+
+def _counters(metrics: Metrics, kind: ErrorKind) -> tuple[Counter, Counter]:
+    """Ours, and the one that dashboards made for vLLM look for."""
+    return (
+        metrics.counter("quire_admission_rejected_total", code=kind.code),
+        metrics.counter("vllm:admission_rejections_total", reason=kind.code),
+    )
 
 
 def tokens_in(size_bytes: int, num_prompts: int, card: ModelCard) -> int:

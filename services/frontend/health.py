@@ -28,6 +28,8 @@ class Health:
         self._limit = limit_seconds
         self.outages: Mapping[str, str] = {}
         """Services that stay down, by the launcher's word, and why."""
+        self.restarts: Mapping[str, int] = {}
+        """How often it has started each again that was lost."""
 
     @property
     def trouble(self) -> str:

@@ -74,6 +74,10 @@ def _samples(app: Application) -> dict[str, float]:
         merged[sample_name("quire_process_up", labels)] = 1.0
         merged[sample_name("quire_process_ready", labels)] = float(report.state == "ready")
         merged[sample_name("quire_heartbeat_age_seconds", labels)] = ages.get(report.name, 0.0)
+    # The launcher's count, which it tells every frontend: not for merging.
+    restarts = {report.name: 0 for report in [*others, app.service.last_report]} | dict(app.health.restarts)
+    for name, count in restarts.items():
+        merged[sample_name("quire_process_restarts_total", (("name", name),))] = float(count)
     merged[sample_name("quire_build_info", (("version", __version__),))] = 1.0
     return merged
 

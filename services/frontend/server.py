@@ -80,6 +80,7 @@ class Frontend:
         self._socket = sock
         self._loop = asyncio.get_running_loop()
         metrics = Metrics()
+        metrics.prepare("frontend")
         self._listener = Listener(sock, service.config, metrics, self._loop)
         self._app = Application(service, metrics, self._loop, keys, self._listener)
         self._link = service.listen(ToFrontendFromOperator)
@@ -121,7 +122,7 @@ class Frontend:
             case Look():
                 self._app.client.poll()
             case Outages():
-                self._app.health.outages = message.causes
+                self._app.health.outages, self._app.health.restarts = message.causes, message.restarts
 
     @property
     def url(self) -> str:

@@ -76,6 +76,7 @@ def _limits(app: Application) -> dict[str, Any]:
     shown["file_descriptors"] = app.listener.descriptor_limit
     shown["json_depth"], shown["choices"], shown["logprobs"] = MAX_DEPTH, MAX_CHOICES, MAX_LOGPROBS
     if card is not None:
+        shown |= card.limits
         shown |= {name: getattr(card, name) for name in ("max_model_len", "max_num_seqs", "num_kv_tokens")}
     return shown
 

@@ -41,6 +41,8 @@ from .text_batches import TextBatches
 logger = logging.getLogger("quire.frontend")
 
 _RETRY_SECONDS = 2.0
+ABORT_CAUSES = ("client_gone", "slow_reader", "queue_timeout", "cancelled", "shutdown")
+RESUMED_CAUSES = ("tokenizer", "lost", "moved", "unavailable")
 
 
 class _Tokenizer(msgspec.Struct):
@@ -58,6 +60,11 @@ class TokenizerClient:
         self.known = KnownServices()
         self._loop = loop
         self._metrics = metrics
+        self._recovery_time = metrics.histogram("quire_recovery_seconds")
+        for cause in RESUMED_CAUSES:  # so that the first is seen as an increase
+            metrics.counter("quire_streams_resumed_total", cause=cause)
+        for cause in ABORT_CAUSES:
+            metrics.counter("quire_aborts_total", cause=cause)
         self._service = service
         self._records: dict[RequestId, Record] = {}
         """By the id of the present attempt."""
@@ -236,6 +243,8 @@ class TokenizerClient:
                     self._batches.deliver(message)
             case Accepted():
                 if (record := self._records.get(message.request_id)) is not None:
+                    if record.parked_since:
+                        self._recovery_time.observe(self._loop.time() - record.parked_since)
                     record.is_accepted, record.parked_since = True, 0.0
                     record.mailbox.accept(record.position, message)
                     if record.generate.text.only_tokenizes:

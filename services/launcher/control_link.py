@@ -40,14 +40,14 @@ class ControlLink:
         self._server = self._service.listen(ToLauncher)
         self._above = Above(self._server, self._service, on_vanish=lambda name: None)
         self._clients: dict[str, Client[Any]] = {}
-        self._outages: dict[str, str] = {}
+        self._outages: Outages | None = None
+        """Nothing was lost yet."""
         self._below = [Below(self._service, kind, Report, self._appeared, self._vanished) for kind in KINDS]
         watch(self._server.fileno())
 
     def _appeared(self, name: str, client: Client[Any]) -> None:
         self._clients[name] = client
-        if self._outages:
-            self._say_outages(name)
+        self._say_outages(name)
         self._watch(client.fileno())
 
     def _vanished(self, name: str) -> None:
@@ -76,20 +76,15 @@ class ControlLink:
         for below in self._below:
             below.poll()
 
-    @property
-    def outages(self) -> dict[str, str]:
-        """Services that stay down -> why. Frontends are told, those that come later too."""
-        return self._outages
-
-    @outages.setter
-    def outages(self, outages: dict[str, str]) -> None:
-        self._outages = dict(outages)
+    def tell_outages(self, outages: Outages) -> None:
+        """Frontends are told, those that come later too."""
+        self._outages = outages
         for name in self._clients:
             self._say_outages(name)
 
     def _say_outages(self, name: str) -> None:
-        if name.startswith("frontend-"):
-            self._clients[name].send(Outages(self._outages))
+        if self._outages is not None and name.startswith("frontend-"):
+            self._clients[name].send(self._outages)
 
     def have_all_look(self) -> None:
         """A service has ended: those above workers shall see it now, not at their next poll."""

@@ -1,10 +1,11 @@
-"""The restarts to come, and the services that are not started again.
+"""The restarts to come, how many there were, and the services that are not started again.
 
 Kept by the supervisor; when and whether is the crash policy's to decide.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 from .topology import ServiceSpec
@@ -21,6 +22,8 @@ class Restarts:
         self._due: list[tuple[float, ServiceSpec]] = []
         self.given_up: dict[str, str] = {}
         """Name -> why it stays down."""
+        self.counts: Counter[str] = Counter()
+        """Name -> how often it was lost and is started again."""
 
     def __bool__(self) -> bool:
         return bool(self._due)
@@ -33,6 +36,7 @@ class Restarts:
     def add(self, spec: ServiceSpec, when: float) -> None:
         """`when`: monotonic seconds."""
         self._due.append((when, spec))
+        self.counts[spec.name] += 1
 
     def give_up(self, name: str, cause: str) -> None:
         self.given_up[name] = cause

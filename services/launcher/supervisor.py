@@ -17,7 +17,7 @@ from typing import Protocol
 import msgspec
 
 from quire.shared.config import LauncherConfig
-from quire.shared.messages import Done, Replace, Report, Scale
+from quire.shared.messages import Done, Outages, Replace, Report, Scale
 from quire.shared.run_directory import NameTakenError
 
 from .child import Child, Ending
@@ -263,13 +263,13 @@ class Supervisor:
             self._restarts.add(child.spec, now + fate.delay_seconds)
         else:
             self._restarts.give_up(child.name, fate.cause)
-            self._tell_outages()
+        self._tell_outages()
 
     # --- what comes over the links --------------------------------------------------------------
 
     def _tell_outages(self) -> None:
         if self._link is not None:
-            self._link.outages = self._restarts.given_up
+            self._link.tell_outages(Outages(dict(self._restarts.given_up), dict(self._restarts.counts)))
 
     def _on_report(self, report: Report) -> None:
         child = self.children.get(report.name)

@@ -13,6 +13,7 @@ import jinja2
 import msgspec
 
 from quire.shared.config import TokenizerConfig
+from quire.shared.flags import fields
 from quire.shared.messages import GenerationDefaults, ModelCard, Program
 from quire.shared.model_files import DEMO_MODEL, DEMO_NAME, find_model, read_generation_config, read_model_config
 from quire.shared.output_formats import REASONING_FORMATS, reasoning_format_of, tool_format_of
@@ -38,6 +39,8 @@ class Model(msgspec.Struct, frozen=True):
     """Names in shared/output_formats.py; "" for none."""
     reasoning_end_id: int = -1
     constraints: Constraints | None = None
+    flags: dict[str, int | float] = {}
+    """Those that bound what a request may do here."""
 
     def card(self, engine_card: ModelCard) -> ModelCard:
         """What frontends are told: the engine's numbers under our names."""
@@ -51,6 +54,7 @@ class Model(msgspec.Struct, frozen=True):
             tool_format=self.tool_format,
             reasoning_format=self.reasoning_format,
             reasoning_end_id=self.reasoning_end_id,
+            limits=self.flags,
         )
 
     def limits(self, engine_card: ModelCard) -> Limits:
@@ -93,7 +97,13 @@ def load_model(config: TokenizerConfig) -> Model:
     return Model(
         names, root, int(time.time()), tokenizer, template, defaults,
         tool_format, reasoning_format, end_id, constraints,
+        _limits_of(config),
     )  # fmt: skip
+
+
+def _limits_of(config: TokenizerConfig) -> dict[str, int | float]:
+    """The flags that bound something, by name."""
+    return {name: getattr(config, name) for name, one in fields(TokenizerConfig).items() if one.flag.group == "limits"}
 
 
 def _reasoning_end_id(tokenizer: TextTokenizer, reasoning_format: str) -> int:

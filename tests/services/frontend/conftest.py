@@ -56,6 +56,7 @@ CARD = ModelCard(
     num_kv_tokens=65536,
     has_chat_template=True,
     defaults=GenerationDefaults(),
+    limits={"helper_timeout": 1.5, "helper_memory": 256 << 20},
 )
 
 

@@ -319,7 +319,9 @@ def test_options_tells_what_is_allowed(frontend: Any) -> None:
 def test_status_shows_services_and_limits(frontend: Any) -> None:
     body = frontend.client.get("/status").json()
     assert {"tokenizer-0", "frontend-0"} <= {service["name"] for service in body["services"]}
-    assert body["limits"]["max_in_flight"] == 64
+    limits = body["limits"]
+    assert (limits["max_in_flight"], limits["helper_timeout"], limits["helper_memory"]) == (64, 1.5, 256 << 20)
+    assert isinstance(limits["helper_memory"], int)
     assert {service["name"]: service["pid"] for service in body["services"]}["frontend-0"] == frontend.process.pid
 
 

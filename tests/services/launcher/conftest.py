@@ -96,8 +96,8 @@ class Deployment:
         child = self.supervisor.children.get(name)
         return other if child is None else child.pid
 
-    def outages(self, name: str) -> list[dict[str, str]]:
-        """What a frontend was told of services that stay down, in order."""
+    def outages(self, name: str) -> list[list[dict[str, Any]]]:
+        """What a frontend was told, in order: services that stay down and why; how often which was started again."""
         file = Path(f"{self.trace}.outages.{name}")
         return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 

@@ -62,7 +62,7 @@ def main() -> None:
                     file.write("look\n")
             elif isinstance(message, Outages) and given.trace:
                 with open(f"{given.trace}.outages.{given.name}", "a", encoding="utf-8") as file:
-                    file.write(json.dumps(message.causes) + "\n")
+                    file.write(json.dumps([message.causes, message.restarts]) + "\n")
         if heard and given.mode == "fails":
             time.sleep(0.1)
             server.close()
