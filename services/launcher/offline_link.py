@@ -36,6 +36,8 @@ from quire.shared.service import Service
 
 from .offline_params import Completion, Delta, Output, SamplingParams, TokenLogprob
 
+_OVERLOADED = (429, 503)
+
 
 class Job:
     """One prompt on its way. Both callbacks are called by the session's thread."""
@@ -79,6 +81,8 @@ class OfflineLink:
         self.card: ModelCard | None = None
         self._ids = RequestIds()
         self._jobs: dict[RequestId, Job] = {}
+        self.postponed: list[Job] = []
+        """Refused because too much waited; they are to be sent again."""
         self._below: Below[ToFrontend] = Below(
             self._service, "tokenizer", ToFrontend, lambda name, client: None, self._lost
         )
@@ -127,6 +131,8 @@ class OfflineLink:
 
     def abort(self, job: Job) -> None:
         """Of a caller who is gone: what is still under way is of no use to anybody."""
+        if job in self.postponed:
+            self.postponed.remove(job)
         if self._jobs.pop(job.request_id, None) is not None and job.tokenizer in self._below.links:
             self._below.links[job.tokenizer].send(Abort(job.request_id, None, "client_gone"))
 
@@ -150,7 +156,9 @@ class OfflineLink:
                     job.output.prompt_ids = _ids(message.prompt_ids)
             case Refused():
                 job = self._jobs.pop(message.request_id, None)
-                if job is not None:
+                if job is not None and message.status in _OVERLOADED:
+                    self.postponed.append(job)
+                elif job is not None:
                     job.fail(message.message)
             case TextBatch():
                 self._take_batch(message)

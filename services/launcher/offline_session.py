@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -15,6 +16,8 @@ from quire.shared.messages import ModelCard
 from .offline_link import Job, OfflineLink
 
 _TURN_SECONDS = 0.1
+_PAUSE_SECONDS = 0.05
+"""After a refusal for too much that waits."""
 
 
 class OfflineSession:
@@ -28,6 +31,7 @@ class OfflineSession:
         self._waiting: deque[Job] = deque()
         self._unwanted: list[Job] = []
         self._is_stopping = False
+        self._not_before = 0.0
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.is_ready = threading.Event()
         self._thread = threading.Thread(target=self._run, name="quire-link", daemon=True)
@@ -75,6 +79,7 @@ class OfflineSession:
             if self._link.card is not None:
                 self.is_ready.set()
             self._silence()
+            self._take_back()
             self._drop_unwanted()
             if cause := self._find_failure():
                 failure = cause
@@ -85,7 +90,7 @@ class OfflineSession:
     def _send_waiting(self) -> None:
         """Twice what runs at once keeps the engine busy, and stays below what it refuses."""
         card = self._link.card
-        if card is None or not self._waiting:
+        if card is None or not self._waiting or time.monotonic() < self._not_before:
             return
         num_open = self._link.num_open
         while self._waiting and (not num_open or num_open + self._waiting[0].num_open <= 2 * card.max_num_seqs):
@@ -93,6 +98,15 @@ class OfflineSession:
                 job = self._waiting.popleft()
             num_open += job.num_open
             self._link.send(job)
+
+    def _take_back(self) -> None:
+        """What was refused because too much waited goes to the front again, and all wait a moment."""
+        postponed = self._link.postponed
+        if postponed:
+            self._not_before = time.monotonic() + _PAUSE_SECONDS
+            with self._lock:
+                self._waiting.extendleft(reversed(postponed))
+            postponed.clear()
 
     def _drop_unwanted(self) -> None:
         with self._lock:
