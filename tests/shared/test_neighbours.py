@@ -59,8 +59,10 @@ class Pair:
 
     def report(self) -> Report:
         (link,) = self.below.links.values()
-        wait([link], 10)
-        message = link.receive()
+        for _ in range(10):  # a socket that is still connecting wakes the wait too
+            wait([link], 10)
+            if (message := link.receive()) is not None:
+                break
         assert isinstance(message, Report)
         return message
 

@@ -70,8 +70,9 @@ def test_a_finished_request_is_not_aborted(tokenizer: Any, frontend: Any) -> Non
 def test_connections_dropped_at_once_leave_nothing(tokenizer: Any, frontend: Any) -> None:
     for number in range(200):
         post_raw(frontend, {"prompt": "!stuck", "stream": number % 2 == 0}).close()
+    # Some may still be read from their sockets when all that were read are gone.
+    eventually(lambda: frontend.client.post("/v1/completions", json={"prompt": "x"}).status_code == 200)
     eventually(lambda: frontend.client.get("/status").json()["in_flight"] == 0)
-    assert frontend.client.post("/v1/completions", json={"prompt": "x"}).status_code == 200
 
 
 def test_several_requests_on_one_connection_do_not_disturb_each_other(frontend: Any) -> None:

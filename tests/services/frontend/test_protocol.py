@@ -246,11 +246,6 @@ def test_tools_are_left_out_when_the_choice_is_none() -> None:
     assert parse_chat(chat(tools=[TOOL], tool_choice="auto"))[1].tools_json != b""
 
 
-@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "f"}}])
-def test_forced_tool_choice_is_refused_as_unsupported(choice: Any) -> None:
-    assert refusal_of(parse_chat, chat(tools=[TOOL], tool_choice=choice)).code == "unsupported_parameter"
-
-
 def test_reasoning_effort_reaches_the_template() -> None:
     _, prompt, _ = parse_chat(chat(reasoning_effort="high"))
     assert json.loads(prompt.template_kwargs_json) == {"reasoning_effort": "high"}
