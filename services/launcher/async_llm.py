@@ -13,6 +13,7 @@ from .llm import Messages, TextOrIds, conversation, text_or_ids
 from .offline_chain import LLMError, OfflineChain
 from .offline_link import Job
 from .offline_params import Delta, Output, SamplingParams
+from .offline_session import CLOSED
 
 
 class AsyncLLM:
@@ -95,7 +96,7 @@ class AsyncLLM:
 
         job = Job(prompt, params or SamplingParams(), lambda job: put(None), put if outputs is None else None)
         if not session.submit([job]):
-            raise LLMError("this LLM is closed")
+            raise LLMError(CLOSED)
         has_ended = False
         try:
             while (delta := await arrived.get()) is not None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import queue
-import threading
 from array import array
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -21,6 +20,7 @@ from .offline_beam import BeamSearchParams, beam_search
 from .offline_chain import LLMError, OfflineChain
 from .offline_link import Job
 from .offline_params import Completion, Delta, Output, SamplingParams, StructuredOutputs, TokenLogprob
+from .offline_session import CLOSED
 from .progress import Progress
 
 __all__ = [
@@ -60,9 +60,7 @@ class LLM:
 
         progress: a bar on stderr; None: when that is a terminal and there are several prompts.
         """
-        is_one = isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], int))
-        listed: Any = [prompts] if is_one else prompts
-        return self._run([text_or_ids(prompt) for prompt in listed], params, progress)
+        return self._run(_listed(prompts), params, progress)
 
     def chat(
         self,
@@ -100,9 +98,7 @@ class LLM:
         self, prompts: TextOrIds | Sequence[TextOrIds], params: BeamSearchParams | None = None
     ) -> list[Output]:
         """The best continuations of each prompt, best first, as its choices. Their `score`s are the beams'."""
-        is_one = isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], int))
-        listed: Any = [prompts] if is_one else prompts
-        return beam_search(self._chain.session, [text_or_ids(one) for one in listed], params or BeamSearchParams())
+        return beam_search(self._chain.session, _listed(prompts), params or BeamSearchParams())
 
     def close(self) -> None:
         """End the processes. Safe to call twice; calls under way end with errors."""
@@ -124,28 +120,10 @@ class LLM:
         if len(each) != len(prompts):
             raise ValueError(f"{len(prompts)} prompts have {len(each)} sampling params")
         session = self._chain.session
+        jobs = [Job(prompt, one) for prompt, one in zip(prompts, each, strict=True)]
         shown = Progress(len(prompts), progress)
-        is_done = threading.Event()
-        left = len(prompts)
-
-        def end(job: Job) -> None:
-            nonlocal left  # only the session's thread counts
-            left -= 1
-            shown.add(sum(len(choice.token_ids) for choice in job.output.choices))
-            if left == 0:
-                is_done.set()
-
-        jobs = [Job(prompt, one, end) for prompt, one in zip(prompts, each, strict=True)]
-        if not jobs:
-            return []
-        if not session.submit(jobs):
-            raise LLMError("this LLM is closed")
         try:
-            while not is_done.wait(0.1):
-                shown.draw()
-        except BaseException:
-            session.abort(jobs)
-            raise
+            session.run(jobs, shown.add, shown.draw)
         finally:
             shown.close()
         return [job.output for job in jobs]
@@ -155,7 +133,7 @@ class LLM:
         arrived: queue.SimpleQueue[Delta | None] = queue.SimpleQueue()
         job = Job(prompt, params or SamplingParams(), lambda job: arrived.put(None), arrived.put)
         if not session.submit([job]):
-            raise LLMError("this LLM is closed")
+            raise LLMError(CLOSED)
         has_ended = False
         try:
             while (delta := arrived.get()) is not None:
@@ -166,6 +144,12 @@ class LLM:
         finally:
             if not has_ended:
                 session.abort([job])
+
+
+def _listed(prompts: TextOrIds | Sequence[TextOrIds]) -> list[Prompt]:
+    is_one = isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], int))
+    listed: Any = [prompts] if is_one else prompts
+    return [text_or_ids(prompt) for prompt in listed]
 
 
 def text_or_ids(prompt: TextOrIds) -> Prompt:

@@ -5,7 +5,6 @@ The search itself is shared/beam_search.py's. Beams of all prompts go together, 
 
 from __future__ import annotations
 
-import threading
 from array import array
 from collections.abc import Sequence
 
@@ -64,18 +63,15 @@ def _step(session: OfflineSession, searches: Sequence[_Search]) -> None:
         sampling = SamplingParams(
             max_tokens=1, temperature=0.0, ignore_eos=True, logprobs=search.beams.num_candidates, stop=()
         )
-        own = [Job(_continued(search, beam), sampling, _nothing) for beam in search.beams.running]
+        own = [Job(_continued(search, beam), sampling) for beam in search.beams.running]
         asked.append((search, own))
         jobs += own
-    _run(session, jobs)
+    session.run(jobs)
     for search, own in asked:
         search.error = next((job.output.error for job in own if job.output.error), "")
         if not search.error:
             search.prompt_ids = search.prompt_ids or own[0].output.prompt_ids
             search.beams.step([_likeliest(job.output.choices[0]) for job in own])
-
-
-def _nothing(job: Job) -> None: ...
 
 
 def _continued(search: _Search, beam: Beam) -> Prompt:
@@ -87,31 +83,6 @@ def _continued(search: _Search, beam: Beam) -> Prompt:
 def _likeliest(choice: Completion) -> list[tuple[int, float]]:
     (sampled,) = choice.logprobs or []
     return [(token_id, logprob) for token_id, _, logprob in sampled.top]
-
-
-def _run(session: OfflineSession, jobs: Sequence[Job]) -> None:
-    """All of them to their ends; what fails has an error."""
-    if not jobs:
-        return
-    left = len(jobs)
-    is_done = threading.Event()
-
-    def end(job: Job) -> None:
-        nonlocal left  # only the session's thread counts
-        left -= 1
-        if left == 0:
-            is_done.set()
-
-    for job in jobs:
-        job.on_end = end
-    if not session.submit(jobs):
-        for job in jobs:
-            job.fail("this LLM is closed")
-    try:
-        is_done.wait()
-    except BaseException:
-        session.abort(jobs)
-        raise
 
 
 def _outputs(session: OfflineSession, searches: Sequence[_Search], num_return: int) -> list[Output]:
@@ -126,10 +97,10 @@ def _outputs(session: OfflineSession, searches: Sequence[_Search], num_return: i
             continue
         for choice, beam in zip(choices, best, strict=True):
             params = SamplingParams(max_tokens=len(beam.token_ids), temperature=0.0, ignore_eos=True)
-            job = Job(IdsPrompt(array("i", search.prompt_ids).tobytes()), params, _nothing)
+            job = Job(IdsPrompt(array("i", search.prompt_ids).tobytes()), params)
             job.history = [History(array("i", beam.token_ids).tobytes(), 0)]
             decoded.append((job, choice))
-    _run(session, [job for job, _ in decoded])
+    session.run([job for job, _ in decoded])
     for job, choice in decoded:
         choice.text = job.output.text
     return outputs

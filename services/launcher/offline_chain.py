@@ -17,7 +17,7 @@ from quire.shared.messages import Report
 from quire.shared.run_directory import RunDirectoryError
 
 from .child import Child, Ending
-from .offline_session import OfflineSession
+from .offline_session import CLOSED, OfflineSession
 from .preflight import LaunchError, check_host, check_model, check_tensor_parallel
 from .server_directories import ServerDirectory
 from .supervisor import Supervisor
@@ -75,7 +75,7 @@ class OfflineChain:
         """Raises LLMError when the processes are gone, or `close` was called."""
         self._check()
         if self._session is None:
-            raise LLMError("this LLM is closed")
+            raise LLMError(CLOSED)
         return self._session
 
     def failure(self) -> str:
@@ -103,7 +103,7 @@ class OfflineChain:
 
     def _check(self) -> None:
         if self._session is None and self._observer.is_ready.is_set() and self._observer.has_ended.is_set():
-            raise LLMError("this LLM is closed")
+            raise LLMError(CLOSED)
         failure = self.failure()
         if failure:
             raise LLMError(failure)

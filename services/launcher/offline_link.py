@@ -48,7 +48,7 @@ class Job:
         self,
         prompt: Prompt,
         params: SamplingParams,
-        on_end: Callable[[Job], None],
+        on_end: Callable[[Job], None] = lambda job: None,
         on_delta: Callable[[Delta], None] | None = None,
     ) -> None:
         self.prompt = prompt

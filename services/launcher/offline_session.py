@@ -15,6 +15,8 @@ from quire.shared.messages import ModelCard
 
 from .offline_link import Job, OfflineLink
 
+CLOSED = "this LLM is closed"
+
 _TURN_SECONDS = 0.1
 _PAUSE_SECONDS = 0.05
 """After a refusal for too much that waits."""
@@ -49,6 +51,40 @@ class OfflineSession:
             self._waiting.extend(jobs)
         self._ring()
         return True
+
+    def run(
+        self,
+        jobs: Sequence[Job],
+        on_end: Callable[[Job], None] = lambda job: None,
+        on_turn: Callable[[], None] = lambda: None,
+    ) -> None:
+        """All of them to their ends; what fails has an error. Interrupted, it takes them back.
+
+        on_end(job): by the session's thread; on_turn(): by the caller's, ten times a second.
+        """
+        if not jobs:
+            return
+        left = len(jobs)
+        is_done = threading.Event()
+
+        def end(job: Job) -> None:
+            nonlocal left  # only the session's thread counts
+            left -= 1
+            on_end(job)
+            if left == 0:
+                is_done.set()
+
+        for job in jobs:
+            job.on_end = end
+        if not self.submit(jobs):
+            for job in jobs:
+                job.fail(CLOSED)
+        try:
+            while not is_done.wait(_TURN_SECONDS):
+                on_turn()
+        except BaseException:
+            self.abort(jobs)
+            raise
 
     def abort(self, jobs: Sequence[Job]) -> None:
         """They are of no use any more; none of their callbacks need come."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from .offline_link import Job
 from .terminal import Terminal
 
 
@@ -17,10 +18,10 @@ class Progress:
         self._num_done = self._num_tokens = 0
         self._began = time.monotonic()
 
-    def add(self, num_tokens: int) -> None:
+    def add(self, job: Job) -> None:
         """One prompt has ended."""
         self._num_done += 1
-        self._num_tokens += num_tokens
+        self._num_tokens += sum(len(choice.token_ids) for choice in job.output.choices)
 
     def draw(self) -> None:
         if self._is_shown:

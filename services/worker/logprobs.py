@@ -5,7 +5,7 @@ From raw logits, after the forward pass; independent of how tokens are drawn.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -23,9 +23,13 @@ def packed_logprobs(
     logits: torch.Tensor, token_ids: torch.Tensor, rows: list[int], counts: list[int]
 ) -> list[TokenLogprobs]:
     """One entry a row of float32 logits [N, V]; rows are their names, counts how many of the likeliest each wants."""
-    chosen, ranks, top_ids, top = (
-        tensor.cpu().numpy() for tensor in kernels.token_logprobs(logits, token_ids, max(counts))
-    )
+    found = kernels.token_logprobs(logits, token_ids, max(counts))
+    return named_logprobs([tensor.cpu().numpy() for tensor in found], rows, counts)
+
+
+def named_logprobs(found: Sequence[np.ndarray], rows: list[int], counts: list[int]) -> list[TokenLogprobs]:
+    """One entry a row of what kernels.token_logprobs found, once it is on the host."""
+    chosen, ranks, top_ids, top = found
     ranks, top_ids = ranks.astype(np.int32), top_ids.astype(np.int32)
     return [
         TokenLogprobs(
@@ -74,6 +78,11 @@ def _of_row(
         logits = compute_logits(hidden[low:high])
         found = kernels.token_logprobs(logits, token_ids[low:high], num_top)
         parts.append([tensor.cpu().numpy() for tensor in found])
+    return joined_logprobs(row, parts)
+
+
+def joined_logprobs(row: int, parts: Iterable[Sequence[np.ndarray]]) -> TokenLogprobs:
+    """One entry of what kernels.token_logprobs found of a row's prompt, part after part, once it is on the host."""
     chosen, ranks, top_ids, top = (np.concatenate(column) for column in zip(*parts, strict=True))
     return TokenLogprobs(
         row,

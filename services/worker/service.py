@@ -165,7 +165,7 @@ class Worker:
             self._plans.forget()
         with telling("while the KV cache was taken"):
             ready = self._runner.configure(wanted)
-        # What is there now stays: later collections need not walk through it (75 ms of pause become 8).
+        # What is there now stays: later collections need not walk through it.
         gc.collect()
         gc.freeze()
         self._phases.end()

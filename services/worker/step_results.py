@@ -14,6 +14,7 @@ import torch
 from quire.shared.messages import StepResult, TokenLogprobs
 
 from .device_stream import DeviceEvent, DeviceStream, staging_memory
+from .logprobs import joined_logprobs, named_logprobs
 from .slot_lengths import Int32s
 
 Found = tuple[torch.Tensor, ...]
@@ -100,34 +101,14 @@ class Flight:
             token_ids=token_ids.tobytes(),
             failed_rows=failed,
             logprobs=self._logprobs(),
-            prompt_logprobs=[_of_prompt(row, parts) for row, parts in self._of_prompts],
+            prompt_logprobs=[
+                joined_logprobs(row, ([tensor.numpy() for tensor in part] for part in parts))
+                for row, parts in self._of_prompts
+            ],
             seconds=time.perf_counter() - self._start,
         )
 
     def _logprobs(self) -> list[TokenLogprobs]:
         if self._wanted is None:
             return []
-        chosen, ranks, top_ids, top = (tensor.numpy() for tensor in self._sampled)
-        ranks, top_ids = ranks.astype(np.int32), top_ids.astype(np.int32)
-        return [
-            TokenLogprobs(
-                name,
-                chosen[i : i + 1].tobytes(),
-                ranks[i : i + 1].tobytes(),
-                top_ids[i, :count].tobytes(),
-                top[i, :count].tobytes(),
-            )
-            for i, (name, count) in enumerate(zip(*self._wanted, strict=True))
-        ]
-
-
-def _of_prompt(row: int, parts: list[Found]) -> TokenLogprobs:
-    columns = zip(*([tensor.numpy() for tensor in part] for part in parts), strict=True)
-    chosen, ranks, top_ids, top = (np.concatenate(column) for column in columns)
-    return TokenLogprobs(
-        row,
-        chosen.tobytes(),
-        ranks.astype(np.int32).tobytes(),
-        top_ids.astype(np.int32).tobytes(),
-        top.tobytes(),
-    )
+        return named_logprobs([tensor.numpy() for tensor in self._sampled], *self._wanted)
