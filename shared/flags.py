@@ -7,6 +7,7 @@ QUIRE_MAX_NUM_SEQS and the attribute config.max_num_seqs. Knows no particular se
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import types
 import typing
@@ -71,15 +72,21 @@ class Field(msgspec.Struct, frozen=True):
 
 def fields(config_type: type[msgspec.Struct]) -> dict[str, Field]:
     """The settings of a struct by name, in order."""
+    return {field.name: field for field in _fields(config_type)}
+
+
+@functools.cache
+def _fields(config_type: type[msgspec.Struct]) -> tuple[Field, ...]:
+    """Read off the types once: resolving a struct's annotations takes milliseconds."""
     hints = typing.get_type_hints(config_type, include_extras=True)
-    found = {}
+    found = []
     for info in msgspec.structs.fields(config_type):
         hint = hints[info.name]
         flag = next(extra for extra in hint.__metadata__ if isinstance(extra, Flag))
         kind, is_list, is_optional = _unwrap(hint.__origin__)
         default = info.default_factory() if info.default is msgspec.NODEFAULT else info.default
-        found[info.name] = Field(info.name, flag, kind, is_list, is_optional, default)
-    return found
+        found.append(Field(info.name, flag, kind, is_list, is_optional, default))
+    return tuple(found)
 
 
 def _unwrap(hint: Any) -> tuple[type, bool, bool]:
@@ -245,15 +252,24 @@ def parse(
     all_fields: dict[str, Field] | None = None,
 ) -> Config:
     """As `settle` says, the rest defaults. Exits with 2 and one line on a bad value, as argparse does."""
+    return parser_of(config_type, prog)(argv, all_fields)
+
+
+def parser_of(config_type: type[Config], prog: str | None = None) -> Callable[..., Config]:
+    """What `parse` does, as a function of `argv` and `all_fields`, for many command lines of one struct."""
     parser = argparse.ArgumentParser(
         prog=prog, description=(config_type.__doc__ or "").strip().splitlines()[0], allow_abbrev=False
     )
     added = add_to(parser, [config_type])
-    given = vars(parser.parse_args(argv))
-    try:
-        return build(config_type, settle(added, given, all_fields))
-    except ValueError as error:
-        parser.error(str(error))
+
+    def parse_one(argv: Sequence[str] | None = None, all_fields: dict[str, Field] | None = None) -> Config:
+        given = vars(parser.parse_args(argv))
+        try:
+            return build(config_type, settle(added, given, all_fields))
+        except ValueError as error:
+            parser.error(str(error))
+
+    return parse_one
 
 
 def to_argv(config: msgspec.Struct) -> list[str]:

@@ -33,7 +33,7 @@ from quire.shared import messages
 from quire.shared.config import FrontendConfig, all_fields
 from quire.shared.config_file import read as read_config_file
 from quire.shared.errors import ApiError
-from quire.shared.flags import fields, from_environment, parse
+from quire.shared.flags import fields, from_environment, parser_of
 from quire.shared.link import Keys as LinkKeys
 from quire.shared.model_files import (
     DEMO_MODEL,
@@ -308,13 +308,15 @@ def _config_file(folder: Path) -> Target:
 
 
 def _flags(folder: Path) -> Target:
+    parse = parser_of(FrontendConfig)
+
     def feed(data: bytes) -> None:
         argv = [part.decode("utf-8", "surrogateescape") for part in data.split(b"\n")]
         with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-            parse(FrontendConfig, argv)
+            parse(argv)
 
     seeds = [b"--port\n80\n--max-body-size\n8MiB\n--no-resume", b"--stall-limit\n1.5\n--api-key\nx\n--api-key\ny"]
-    return Target(feed, (SystemExit,), seeds, TEXT_BITS, cost=100)
+    return Target(feed, (SystemExit,), seeds, TEXT_BITS, cost=16)
 
 
 def _variables(folder: Path) -> Target:
