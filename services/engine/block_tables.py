@@ -35,6 +35,7 @@ class BlockTables:
             raise RuntimeError("the block manager counted free blocks that it does not have")
         choice.blocks = hits + taken
         choice.num_hashed = len(hits)
+        choice.has_hits = bool(hits)
         choice.num_computed = len(hits) * block_size
         if not choice.started:
             choice.num_cached_tokens = choice.num_computed
@@ -60,8 +61,10 @@ class BlockTables:
 
     def _find_hits(self, choice: Choice) -> list[int]:
         """Cached blocks of the choice's tokens, all but the last of which may come from the cache."""
-        if not self._limits.prefix_caching or choice.request.submit.sampling.prompt_logprobs is not None:
-            return []  # prompt logprobs need the logits of every position
+        if not self._limits.prefix_caching or not choice.trusts_cache:
+            return []
+        if choice.request.submit.sampling.prompt_logprobs is not None:
+            return []  # they need the logits of every position
         max_blocks = (choice.num_tokens - 1) // self._limits.block_size
         self._cache.extend(choice.hashes, choice.ids, max_blocks)
         return self._cache.find(choice.hashes, max_blocks)
@@ -81,6 +84,7 @@ class BlockTables:
         self._blocks.release(choice.blocks[first : len(hits)])
         choice.blocks[first : len(hits)] = hits[first:]
         choice.num_hashed = len(hits)
+        choice.has_hits = True
         num_adopted = (len(hits) - first) * block_size
         choice.num_computed += num_adopted
         self._cache.num_hit_tokens += num_adopted
@@ -104,9 +108,11 @@ class BlockTables:
         choice.num_hashed = num_full
 
     def distrust(self, choice: Choice) -> None:
-        """What a choice computed is not to be relied on: none of its blocks stays in the prefix cache."""
-        for block in choice.blocks:
-            self._cache.forget(block)
+        """What a choice computed is not to be relied on: no block of its tokens stays in the prefix cache.
+
+        By their hashes: it may hold none of them any more (preempted, with its last step under way).
+        """
+        self._cache.forget_chain(choice.hashes)
 
     # --- forks ----------------------------------------------------------------------------------------
 
@@ -119,6 +125,7 @@ class BlockTables:
         fork.num_hashed = fork.num_computed // self._limits.block_size
         fork.hashes = first.hashes[: fork.num_hashed + 1]
         fork.num_cached_tokens = first.num_cached_tokens
+        fork.has_hits = first.has_hits
 
     def own_tail(self, choice: Choice, copies: list[tuple[int, int]]) -> bool:
         """Copy on write: the block that a fork's next token goes to becomes its own; False when none is free."""

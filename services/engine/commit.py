@@ -53,6 +53,10 @@ class Committer:
             choice = row.choice
             if choice.status is finished:
                 continue
+            if choice.num_in_vain:
+                choice.num_in_vain -= 1
+                choice.num_tokens -= 1
+                continue
             if index in failed:
                 self._fail(choice)
                 continue
@@ -114,10 +118,20 @@ class Committer:
         self._stats.finished(choice, end.reason, now)
 
     def _fail(self, choice: Choice) -> None:
-        """Its logits were not finite: the choice ends, and nothing it computed is reused."""
+        """Its logits were not finite: nothing it computed is reused, and it ends unless another may be the cause.
+
+        What others computed of its prompt may have been spoilt and never looked at, for no row of theirs sampled
+        since, or it was read before one did: then the choice computes all of its own, and goes on.
+        """
         self._scheduler.tables.distrust(choice)
-        self._end_with_error(choice, *self._outbox.nothing(choice), NOT_FINITE)
         self._stats.nan_row()
+        if choice.has_hits and choice.trusts_cache:
+            choice.trusts_cache = False
+            choice.num_tokens -= 1
+            choice.num_in_vain = choice.num_in_flight
+            self._scheduler.recompute(choice)
+            return
+        self._end_with_error(choice, *self._outbox.nothing(choice), NOT_FINITE)
 
     def _end_with_error(self, choice: Choice, columns: Columns, place: int, message: str) -> None:
         self._scheduler.finish(choice)

@@ -65,6 +65,13 @@ class PrefixCache:
         if digest is not None:
             del self._block_of[digest]
 
+    def forget_chain(self, hashes: list[bytes]) -> None:
+        """No block of these hashes is found any more, whoever holds it."""
+        for digest in hashes:
+            block = self._block_of.get(digest)
+            if block is not None:
+                self.forget(block)
+
     def holds(self, block: int) -> bool:
         return block in self._hash_of
 

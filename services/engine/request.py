@@ -59,6 +59,7 @@ class Choice:
         "blocks",
         "first_token_at",
         "guide",
+        "has_hits",
         "hashes",
         "ids",
         "index",
@@ -68,6 +69,7 @@ class Choice:
         "num_cached_tokens",
         "num_computed",
         "num_hashed",
+        "num_in_vain",
         "num_known",
         "num_preemptions",
         "num_skips",
@@ -79,6 +81,7 @@ class Choice:
         "started",
         "status",
         "token_at",
+        "trusts_cache",
     )
 
     def __init__(
@@ -115,6 +118,12 @@ class Choice:
         self.num_skips = 0
         """How often a younger choice was admitted before this one because this one did not fit."""
         self.num_cached_tokens = 0
+        self.has_hits = False
+        """Whether it reads blocks that other requests computed."""
+        self.trusts_cache = True
+        """False once such blocks may have been what spoilt it: it computes all of its own from then on."""
+        self.num_in_vain = 0
+        """Of the tokens in flight, those that are to be passed over when they come."""
         self.scheduled_at = 0.0
         self.first_token_at = 0.0
         self.token_at = 0.0

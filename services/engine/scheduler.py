@@ -169,12 +169,15 @@ class Scheduler:
                 return False
 
     def _preempt(self, choice: Choice) -> None:
-        """Back to the queue; its tokens stay, its blocks go, and what it had computed is computed again."""
-        self.running.remove(choice)
-        self._let_go(choice)
-        choice.status = Status.WAITING
+        self.recompute(choice)
         choice.num_preemptions += 1
         self.num_preemptions += 1
+
+    def recompute(self, choice: Choice) -> None:
+        """Back to the queue; its tokens stay, its blocks go, and what it had computed is computed again."""
+        (self.running if choice.status is Status.RUNNING else self.waiting).remove(choice)
+        self._let_go(choice)
+        choice.status = Status.WAITING
         self.waiting.add(choice)
 
     def _let_go(self, choice: Choice) -> None:

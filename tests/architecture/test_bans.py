@@ -31,6 +31,7 @@ UNBOUNDED_CACHES = {
     "services/frontend/protocol.py": "by the types of our own requests",
     "services/frontend/submission.py": "by the model served",
     "services/frontend/output_machine.py": "by the table of output formats",
+    "shared/flags.py": "by the types of our own settings",
 }
 """File -> why a cache without a bound cannot grow by what clients send."""
 WORDS_OF_EXCEPTIONS = {
