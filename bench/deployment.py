@@ -74,8 +74,8 @@ class Deployment:
 
     def cpu_seconds(self) -> dict[str, float]:
         """CPU time of every process so far, all threads, and of this one as `client`."""
-        used = {name: _cpu_seconds(process.pid) for name, process in self.processes.items()}
-        return {**used, "client": _cpu_seconds(os.getpid())}
+        used = {name: cpu_seconds(process.pid) for name, process in self.processes.items()}
+        return {**used, "client": cpu_seconds(os.getpid())}
 
 
 def _command_lines(
@@ -97,8 +97,8 @@ def free_port() -> int:
         return sock.getsockname()[1]
 
 
-def _cpu_seconds(pid: int) -> float:
-    """By the scheduler's nanoseconds; of a thread that has ended nothing is counted."""
+def cpu_seconds(pid: int) -> float:
+    """Of one process, by the scheduler's nanoseconds; of a thread that has ended nothing is counted."""
     total = 0
     for thread in Path(f"/proc/{pid}/task").iterdir():
         total += int((thread / "schedstat").read_text().split()[0])

@@ -141,6 +141,7 @@ def parser() -> argparse.ArgumentParser:
     add("--max-model-len", type=int, default=2048, help="(default: %(default)s)")
     add("--kv-cache-memory", type=parse_size, default=parse_size("1GiB"), help="(default: 1GiB)")
     add("--rounds", type=int, default=3, help="of which medians are reported (default: %(default)s)")
+    add("--llm", action="store_true", help="instead: LLM.generate beside the engine alone; --llm --help for its flags")
     add("--out", help="JSON file; a bare name goes to bench/results/")
     return made
 
@@ -168,7 +169,12 @@ def all_rounds(steps: Steps, options: argparse.Namespace, vocab_size: int) -> li
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    options, flags = parser().parse_known_args(argv)
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if "--llm" in arguments:
+        from bench import offline_llm
+
+        return offline_llm.main([argument for argument in arguments if argument != "--llm"])
+    options, flags = parser().parse_known_args(arguments)
     config = parse(WorkerConfig, flags, prog="offline.py")
     wanted = Configure(
         max_num_seqs=options.max_num_seqs,

@@ -66,7 +66,7 @@ class OfflineChain:
     def _await(self) -> None:
         while not self._observer.is_ready.wait(0.05):
             self._check()
-        self._session = OfflineSession(str(self._directory.path), self.failure)
+        self._session = OfflineSession(self.run_dir, self.failure)
         while not self._session.is_ready.wait(0.05):
             self._check()
 
@@ -77,6 +77,15 @@ class OfflineChain:
         if self._session is None:
             raise LLMError(CLOSED)
         return self._session
+
+    @property
+    def run_dir(self) -> str:
+        return str(self._directory.path)
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """Of the services that run, by their names."""
+        return {name: child.pid for name, child in self._supervisor.children.items()}
 
     def failure(self) -> str:
         """Why there is no model any more; '' as long as there is one."""

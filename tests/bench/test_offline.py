@@ -30,6 +30,23 @@ def test_a_model_that_cannot_be_loaded_is_one_line(tmp_path, capsys):
     assert capsys.readouterr().err.startswith("quire bench: ")
 
 
+def test_generate_is_measured_beside_the_engine_alone(tmp_path, capsys):
+    out = tmp_path / "offline-llm.json"
+    flags = ["--num-requests", "5", "--input-len", "6", "--output-len", "3", "--rounds", "2", "--max-num-seqs", "4"]
+    assert offline.main(["--llm", *flags, "--out", str(out)]) == 0
+    results = json.loads(out.read_text())["results"]
+    assert len(results["rounds"]) == 2
+    for one in results["rounds"]:
+        assert one["ratio"] == pytest.approx(one["LLM.generate"]["seconds"] / one["engine alone"]["seconds"], rel=1e-4)
+        assert one["LLM.generate"]["cpu_seconds"].keys() == {"worker-0-0", "engine-0", "tokenizer-0", "caller"}
+    assert "of the engine's time" in capsys.readouterr().out
+
+
+def test_a_prompt_that_the_engine_alone_refuses_ends_the_comparison(capsys):
+    assert offline.main(["--llm", "--num-requests", "1", "--output-len", "100000", "--rounds", "1"]) == 1
+    assert "the engine refused a prompt" in capsys.readouterr().err
+
+
 def test_output_that_is_no_number_is_an_error():
     def apply(plan):
         return StepResult(
