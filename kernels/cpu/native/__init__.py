@@ -12,7 +12,6 @@ from .. import (
     copy_blocks,
     fp8_kind,
     gated_activation_fp8,
-    keep_allowed,
     linear,
     make_sampling_workspace,
     prepare_inputs,
@@ -23,6 +22,7 @@ from .. import (
 )
 from .attention import paged_attention
 from .elementwise import add_rms_norm, gated_activation, rms_norm, rope_and_cache
+from .grammar import keep_allowed
 from .linear_bfloat16 import linear_kinds, pack_linear
 from .linear_int8 import int8_kinds
 from .sampling import greedy, rows_are_finite, sample, token_logprobs

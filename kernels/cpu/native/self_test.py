@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import torch
 
-from . import attention, elementwise, linear_bfloat16, linear_int8, sampling
+from . import attention, elementwise, grammar, linear_bfloat16, linear_int8, sampling
 from .build import BuildError
 
-MODULES = (attention, elementwise, linear_bfloat16, linear_int8, sampling)
+MODULES = (attention, elementwise, grammar, linear_bfloat16, linear_int8, sampling)
 """Modules with a `check() -> None` that raises AssertionError; a few ms each at most."""
 
 
