@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import torch
+from triton import runtime
 
 from ..cpu import *  # noqa: F403
 from . import activation, fp8, logprobs, norm, penalties, sampling, writes
@@ -14,7 +15,7 @@ from .attention import attends, paged_attention
 from .attention import launches as attention_launches
 from .inputs import append_tokens, prepare_inputs
 from .inputs import launches as inputs_launches
-from .launch import Dims, Launch, compile_all
+from .launch import Dims, Launch, compile_all, load_all
 from .linear_fp8 import fp8_kind
 from .logprobs import token_logprobs
 from .norm import add_rms_norm, add_rms_norm_fp8, rms_norm, rms_norm_fp8
@@ -72,4 +73,7 @@ def launches(dims: Dims) -> list[Launch]:
 
 
 def compile_ahead(dims: Dims, device: torch.device, num_threads: int) -> int:
-    return len(compile_all(launches(dims), num_threads, lambda: torch.cuda.set_device(device)))
+    torch.cuda.set_device(device)
+    # Made once, before each thread would make one of its own.
+    _ = runtime.driver.active.get_current_device()
+    return len(load_all(launches(dims), num_threads, lambda: torch.cuda.set_device(device)))

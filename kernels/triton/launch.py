@@ -52,31 +52,53 @@ class Launch(NamedTuple):
     expects: tuple[Trait, ...] = ()
 
     def run(self) -> None:
-        self.kernel[self.grid](*self.arguments, **self.constants, **self._options())
+        try:
+            self.kernel[self.grid](*self.arguments, **self.constants, **self._options())
+        except SystemError:  # see _made; weights are quantised, by kernels of their own, while others are compiled
+            self.kernel[self.grid](*self.arguments, **self.constants, **self._options())
 
     def compile(self) -> Any:
         """The compiled kernel, from the disk cache where it is there; launches nothing."""
         return self.kernel.warmup(*self.arguments, grid=self.grid, **self.constants, **self._options())
+
+    def load(self) -> Any:
+        """The compiled kernel, on the GPU that is current and ready to be launched: else its first launch, which may be
+        a graph's, builds a launcher with the C compiler and loads the machine code.
+        """
+        kernel = self.compile()
+        _ = kernel.run
+        return kernel
 
     def _options(self) -> dict[str, Any]:
         # Products and sums are fused whatever the version of Triton does by itself.
         return {"num_warps": self.num_warps, "num_stages": self.num_stages, "enable_fp_fusion": True}
 
 
-def compile_all(launches: Sequence[Launch], num_threads: int, begin: Callable[[], None] = lambda: None) -> list[Any]:
-    """The compiled kernels, in order. The compiler works outside of Python's lock, so threads help.
+def compile_all(launches: Sequence[Launch], num_threads: int) -> list[Any]:
+    """The compiled kernels, in order. The compiler works outside of Python's lock, so threads help."""
+    return _all(launches, Launch.compile, num_threads)
 
-    `begin` is called in each thread before it compiles: kernels are kept for the device that is current there.
-    """
+
+def load_all(launches: Sequence[Launch], num_threads: int, begin: Callable[[], None]) -> list[Any]:
+    """The same, loaded to the GPU that is current in each thread, where `begin` is called before all else."""
+    return _all(launches, Launch.load, num_threads, begin)
+
+
+def _all(
+    launches: Sequence[Launch],
+    make: Callable[[Launch], Any],
+    num_threads: int,
+    begin: Callable[[], None] = lambda: None,
+) -> list[Any]:
     with ThreadPoolExecutor(num_threads, "compiling", begin) as pool:
-        found = list(pool.map(_compiled, launches))
-    return [launch.compile() if kernel is None else kernel for launch, kernel in zip(launches, found, strict=True)]
+        found = list(pool.map(lambda launch: _made(launch, make), launches))
+    return [make(launch) if kernel is None else kernel for launch, kernel in zip(launches, found, strict=True)]
 
 
-def _compiled(launch: Launch) -> Any:
+def _made(launch: Launch, make: Callable[[Launch], Any]) -> Any:
     """None where Python's parser, to which Triton gives the source, counted the depth of two threads' trees as one."""
     try:
-        return launch.compile()
+        return make(launch)
     except SystemError:
         return None
 

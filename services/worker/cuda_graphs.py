@@ -6,6 +6,7 @@ configuration, the largest first, so that all share the memory of the first.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import time
@@ -124,8 +125,12 @@ class CudaGraphs:
         graph.capture_begin(self._pool, capture_error_mode="thread_local")
         try:
             work()
-        finally:
-            graph.capture_end()
+        except BaseException:
+            # What ends a capture in the middle of a failure says only that: the failure itself is to be told.
+            with contextlib.suppress(RuntimeError):
+                graph.capture_end()
+            raise
+        graph.capture_end()
         return graph.replay
 
     def used_bytes(self) -> int:

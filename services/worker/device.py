@@ -37,7 +37,9 @@ def choose_placement(
         # A tiny model gains nothing by bfloat16, and in float32 a text computed in another way is the same text.
         asked = "float32"
     chosen = asked if is_cuda else _cpu_dtype(asked, is_explicit=dtype != "auto")
-    return Placement(torch.device("cuda" if is_cuda else "cpu"), _DTYPES[chosen], group, is_deferred=is_cuda)
+    # With its number: torch's set_device takes no device without one.
+    chosen_device = torch.device("cuda", torch.cuda.current_device()) if is_cuda else torch.device("cpu")
+    return Placement(chosen_device, _DTYPES[chosen], group, is_deferred=is_cuda)
 
 
 def choose_kernels(wanted: str, device: str) -> None:

@@ -98,7 +98,8 @@ class CudaStream:
             target.copy_(source, non_blocking=True)
 
     def record(self) -> DeviceEvent:
-        event = torch.cuda.Event()
+        # Who waits sleeps: to look again and again would take a core for as long as the device computes.
+        event = torch.cuda.Event(blocking=True)
         event.record(self._stream)
         return _CudaEvent(event)
 

@@ -7,6 +7,7 @@ disk (TRITON_CACHE_DIR). Knows no launches: those are kernels' own.
 from __future__ import annotations
 
 import logging
+import subprocess
 import threading
 import time
 
@@ -16,12 +17,14 @@ from quire import kernels
 from quire.shared.config import EngineConfig
 
 from .device import usable_cpus
+from .errors import DeviceError
 from .layers.placement import Placement
 from .models.decoder import Decoder
 
 logger = logging.getLogger("quire.worker")
 
 _MOST_THREADS = 16
+_NEEDED = "install a C compiler and Python's headers (gcc, python3-dev), or name the compiler in CC"
 
 
 def dims_of(
@@ -58,10 +61,15 @@ class KernelVariants:
         self._thread.start()
 
     def finish(self, block_size: int) -> None:
-        """All are there when this returns. Raises what compiling raises."""
+        """All are there when this returns. Raises what compiling raises, and DeviceError where no C compiler does."""
         self._thread.join()
-        if self._error is not None:
-            raise self._error
+        error = self._error
+        if error is None:
+            pass
+        elif isinstance(error, subprocess.CalledProcessError) or "C compiler" in str(error):
+            raise DeviceError(f"Triton could not build what launches its kernels ({error}): {_NEEDED}") from error
+        else:
+            raise error
         if block_size != EngineConfig().block_size:
             self._compile(block_size)
 

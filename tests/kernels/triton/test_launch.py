@@ -100,20 +100,62 @@ def test_a_gpu_is_served_by_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     assert chosen["cuda"] is cpu
 
 
-def test_what_two_threads_at_once_could_not_parse_is_compiled_alone() -> None:
-    class Clashing:
-        """A launch at whose first compilation Python's parser fails, as it may beside another thread's."""
+class _Compiled:
+    """What a launch is compiled to; its `run` builds a launcher and loads the code, as Triton's does."""
 
-        def __init__(self, name: str, clashes: int) -> None:
-            self.name, self.clashes = name, clashes
+    def __init__(self) -> None:
+        self.is_loaded = False
 
-        def compile(self) -> str:
+    @property
+    def run(self) -> None:
+        self.is_loaded = True
+
+
+def clashing(clashes: int) -> Launch:
+    """A launch at whose first compilations Python's parser fails, as it may beside another thread's."""
+
+    class Kernel:
+        def __init__(self) -> None:
+            self.clashes, self.num_runs = clashes, 0
+            self.compiled = _Compiled()
+
+        def warmup(self, **_: Any) -> _Compiled:
             if self.clashes:
                 self.clashes -= 1
                 raise SystemError("AST constructor recursion depth mismatch")
-            return self.name
+            return self.compiled
 
-    launches: Any = [Clashing("a", 0), Clashing("b", 1), Clashing("c", 0)]
-    assert launch.compile_all(launches, 2) == ["a", "b", "c"]
+        def __getitem__(self, grid: tuple[int, ...]) -> Any:
+            def run(**_: Any) -> None:
+                self.warmup()
+                self.num_runs += 1
+
+            return run
+
+    return Launch(Kernel(), (1,), (), {})
+
+
+def test_what_two_threads_at_once_could_not_parse_is_compiled_alone() -> None:
+    launches = [clashing(0), clashing(1), clashing(0)]
+    assert launch.compile_all(launches, 2) == [each.kernel.compiled for each in launches]
     with pytest.raises(SystemError):
-        launch.compile_all([Clashing("d", 2)], 2)  # type: ignore[list-item]
+        launch.compile_all([clashing(2)], 2)
+
+
+def test_what_is_launched_while_others_are_compiled_is_parsed_again() -> None:
+    beside = clashing(1)
+    beside.run()
+    assert beside.kernel.num_runs == 1
+    with pytest.raises(SystemError):
+        clashing(2).run()
+
+
+def test_kernels_are_loaded_to_their_gpu_before_any_is_launched(monkeypatch: pytest.MonkeyPatch) -> None:
+    launches, devices = [clashing(0), clashing(1)], list[torch.device]()
+    monkeypatch.setattr(backend, "launches", lambda dims: launches)
+    monkeypatch.setattr(torch.cuda, "set_device", devices.append)
+    with sm_90():
+        assert backend.compile_ahead(DIMS, torch.device("cuda", 0), 2) == 2
+    assert all(each.kernel.compiled.is_loaded for each in launches)
+    # Of the calling thread, and of each that loads.
+    assert len(devices) >= 2 and set(devices) == {torch.device("cuda", 0)}

@@ -3,8 +3,10 @@ from __future__ import annotations
 import os
 
 import pytest
+import torch
 
-from quire.services.worker.device import choose_threads, usable_cpus
+from quire.services.worker.device import choose_placement, choose_threads, usable_cpus
+from quire.shared import model_files
 
 ALL = len(os.sched_getaffinity(0))
 
@@ -39,3 +41,10 @@ def test_the_quota_of_an_older_cgroup_is_read_too(tmp_path):
 def test_a_quota_above_the_cpus_adds_none(tmp_path):
     (tmp_path / "cpu.max").write_text(f"{100000 * (ALL + 5)} 100000")
     assert usable_cpus(tmp_path) == ALL
+
+
+def test_a_gpu_is_named_with_its_number_which_torch_wants_where_it_is_chosen(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    config = model_files.read_model_config(model_files.DEMO_MODEL)
+    assert choose_placement("cuda", "auto", config, {}).device == torch.device("cuda", 0)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import pytest
 import torch
 from checkpoints import make_checkpoint
 
 from quire import kernels
+from quire.services.worker.errors import DeviceError
 from quire.services.worker.kernel_variants import KernelVariants
 from quire.services.worker.model_runner import ModelRunner
 
@@ -35,6 +38,19 @@ def test_what_compiling_raises_is_told_to_who_waits(runner, monkeypatch):
     monkeypatch.setattr(kernels, "compile_ahead", fail)
     variants = KernelVariants(runner.model, runner.placement, torch.bfloat16, is_fp8=False)
     with pytest.raises(RuntimeError, match="no compiler"):
+        variants.finish(16)
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("Failed to find C compiler. Please specify via CC"), subprocess.CalledProcessError(1, "gcc")]
+)
+def test_a_machine_without_a_c_compiler_is_told_what_to_install(runner, monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(kernels, "compile_ahead", fail)
+    variants = KernelVariants(runner.model, runner.placement, torch.bfloat16, is_fp8=False)
+    with pytest.raises(DeviceError, match=r"install a C compiler and Python's headers \(gcc, python3-dev\)"):
         variants.finish(16)
 
 

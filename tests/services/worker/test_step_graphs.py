@@ -13,7 +13,7 @@ from plans import Driver
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from quire import kernels
-from quire.services.worker.cuda_graphs import decode_sizes, mixed_sizes, sizes_for
+from quire.services.worker.cuda_graphs import CudaGraphs, decode_sizes, mixed_sizes, sizes_for
 from quire.services.worker.model_runner import ModelRunner
 
 
@@ -149,3 +149,32 @@ def test_recorded_steps_give_what_steps_give(tmp_path, monkeypatch):
         outputs.append([row.output for row in rows])
     assert outputs[0] == outputs[1]
     assert graphs.num_replays > 20
+
+
+class FailedGraph:
+    """As torch's: ending a capture that something has broken says no more than that."""
+
+    def capture_begin(self, pool: object, capture_error_mode: str) -> None:
+        assert capture_error_mode == "thread_local"
+
+    def capture_end(self) -> None:
+        raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
+
+
+def test_what_fails_in_a_capture_is_what_is_told(monkeypatch):
+    class Stream:
+        def synchronize(self) -> None:
+            pass
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", FailedGraph)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 1))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream())
+    outcomes = iter([None, ValueError("a copy from memory that is not pinned")])
+
+    def work() -> None:
+        outcome = next(outcomes)
+        if outcome is not None:
+            raise outcome
+
+    with pytest.raises(ValueError, match="not pinned"):
+        CudaGraphs(torch.device("cuda", 0)).capture(work)
