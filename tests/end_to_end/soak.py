@@ -1,7 +1,8 @@
-"""The soak: mixed work and faults for minutes; at the end nothing failed, nothing is held, nothing has grown.
+"""The soak: mixed work for minutes, first with faults, then without; nothing fails, is held, or has grown at the end.
 
-Streams, plain answers, several choices, clients that leave, slow readers; every few seconds a tokenizer, the engine or
-the worker is killed, or restarted on purpose. Used by test_soak.py (20 seconds) and scripts/soak (minutes).
+Streams, plain answers, several choices, constraints, clients that leave, slow readers; every few seconds a tokenizer,
+the engine or the worker is killed, or restarted on purpose. Memory is judged in the second part, in which nobody dies.
+Used by test_soak.py (seconds) and scripts/soak (minutes).
 """
 
 from __future__ import annotations
@@ -15,20 +16,20 @@ import random
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from msgspec import Struct
-
 from bench.client import LoadClient, Target
 from bench.response import Answer
 from quire.services.launcher.restart import restart
+from tests.end_to_end.every_size import constrained, steps_of_every_size
 from tests.end_to_end.faulty_load import CHAT, bodies, load
-from tests.end_to_end.history import Content, Verdict, content, judge
+from tests.end_to_end.history import Content, content, judge
 from tests.end_to_end.running_server import RunningServer, serving
+from tests.end_to_end.soak_outcome import MOST_GROWTH, Outcome, Sample, sample, told
 
 NUM_STREAMS, NUM_PLAIN = 24, 8
 OUTPUT_TOKENS = 48
@@ -37,67 +38,31 @@ FAULT_SECONDS = 16.0
 """Between two faults: an engine or worker may crash no more than four times a minute."""
 FAULTS = ("kill tokenizer", "kill engine", "restart tokenizer", "kill tokenizer", "kill worker", "restart engine")
 _SAMPLE_SECONDS = 2.0
-_LEAVERS, _SLOW_READERS = 3, 2
-
-
-class Sample(Struct):
-    """What the processes held at one time; by pid, since a successor begins anew."""
-
-    at: float
-    resident_bytes: dict[int, int]
-    num_files: dict[str, int]
-    pids: dict[str, int]
-
-
-class Outcome(Struct):
-    """What a soak showed."""
-
-    verdict: Verdict
-    seconds: float
-    faults: dict[str, int]
-    num_left: int
-    """Requests whose clients went away."""
-    samples: list[Sample]
-    files_before: dict[str, int]
-    files_after: dict[str, int]
-
-    def grown_files(self, slack: int = 8) -> dict[str, tuple[int, int]]:
-        """Services that hold more descriptors at the end than at the beginning: before, after."""
-        before, after = self.files_before, self.files_after
-        return {name: (before[name], after[name]) for name in before if after.get(name, 0) > before[name] + slack}
-
-    def slopes(self, warm_up_share: float = 0.3) -> dict[str, float]:
-        """MiB an hour of resident memory, by least squares over the longest life after the warm-up, by service."""
-        found = {}
-        late = self.samples[int(len(self.samples) * warm_up_share) :]
-        names = {pid: name for one in late for name, pid in one.pids.items()}
-        for pid, name in names.items():
-            points = [(one.at, one.resident_bytes[pid]) for one in late if pid in one.resident_bytes]
-            if len(points) >= 3 and len(points) >= found.get(name, (0, 0.0))[0]:
-                found[name] = (len(points), _slope(points) * 3600 / (1 << 20))
-        return {name: slope for name, (_, slope) in sorted(found.items())}
-
-
-def _slope(points: Sequence[tuple[float, float]]) -> float:
-    mean_x = sum(x for x, _ in points) / len(points)
-    mean_y = sum(y for _, y in points) / len(points)
-    spread = sum((x - mean_x) ** 2 for x, _ in points)
-    return sum((x - mean_x) * (y - mean_y) for x, y in points) / spread if spread else 0.0
+_LEAVERS, _SLOW_READERS, _CONSTRAINED = 3, 2, 1
 
 
 class Soak:
-    """One run on a server that is ready."""
+    """One run on a server that is ready: `fault_seconds` with faults, `quiet_seconds` without."""
 
-    def __init__(self, server: RunningServer, reference: list[Content], seconds: float, seed: int = 0) -> None:
+    def __init__(
+        self,
+        server: RunningServer,
+        reference: list[Content],
+        fault_seconds: float,
+        quiet_seconds: float,
+        seed: int = 0,
+    ) -> None:
         self._server = server
         self._reference = reference
         self._bodies = bodies(NUM_STREAMS, NUM_PLAIN, OUTPUT_TOKENS)
-        self._seconds = seconds
+        self._fault_seconds = fault_seconds
+        self._quiet_seconds = quiet_seconds
         self._random = random.Random(seed)
         self._answers: list[tuple[int, Answer]] = []
         self._faults: dict[str, int] = {}
         self._samples: list[Sample] = []
         self._num_left = 0
+        self._num_constrained = 0
         self._end = 0.0
 
     def run(self) -> Outcome:
@@ -105,30 +70,68 @@ class Soak:
 
     async def _run(self) -> Outcome:
         began = time.monotonic()
-        self._end = began + self._seconds
-        files = self._sample(began).num_files
-        client = LoadClient(Target.parse(self._server.url), keeps_texts=True, timeout_seconds=120)
-        tasks = [self._keep_asking(client, number) for number in range(len(self._bodies))]
-        tasks += [self._keep_leaving(number) for number in range(_LEAVERS)]
-        tasks += [self._keep_reading_slowly(number) for number in range(_SLOW_READERS)]
-        await asyncio.gather(*tasks, self._keep_breaking(), self._keep_watching())
-        client.close()
-        await asyncio.get_running_loop().run_in_executor(None, self._settle)
+        await self._warm_up()
+        files = sample(self._server).num_files
+        if self._fault_seconds:
+            await self._work_for(self._fault_seconds, self._keep_breaking)
+        if self._quiet_seconds:
+            if self._faults:
+                await self._warm_up()  # of those that were started again
+            await self._work_for(self._quiet_seconds, self._keep_watching)
         verdict = judge(
             [self._bodies[number] for number, _ in self._answers],
             [answer for _, answer in self._answers],
             [self._reference[number] for number, _ in self._answers],
         )
-        after = self._sample(time.monotonic()).num_files
+        after = sample(self._server).num_files
         seconds = time.monotonic() - began
-        return Outcome(verdict, seconds, self._faults, self._num_left, self._samples, files, after)
+        return Outcome(
+            verdict, seconds, self._faults, self._num_left, self._num_constrained, self._samples, files, after
+        )
 
-    def _settle(self) -> None:
-        """Until all is well and every block is free."""
-        self._server.until_healthy()
-        self._server.until_idle(60)
+    async def _work_for(self, seconds: float, beside: Callable[[], Coroutine[None, None, None]]) -> None:
+        self._end = time.monotonic() + seconds
+        async with self._client() as client:
+            await asyncio.gather(*self._work(client), beside())
+
+    @contextlib.asynccontextmanager
+    async def _client(self) -> AsyncIterator[LoadClient]:
+        """Closed at the end; then all is well and every block is free."""
+        client = LoadClient(Target.parse(self._server.url), keeps_texts=True, timeout_seconds=120)
+        try:
+            yield client
+        finally:
+            client.close()
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(None, self._server.until_healthy)
+        await loop.run_in_executor(None, self._server.until_idle, 60)
+
+    async def _warm_up(self) -> None:
+        async with self._client() as client:
+            for seed in range(2):  # twice, so that every block of the cache has been written
+                for path, body in steps_of_every_size(seed):
+                    answer = await client.post(path, body)
+                    if answer.status != 200:
+                        raise AssertionError(f"the warm-up was answered {answer.status}: {answer.last_frame[:300]!r}")
+            await asyncio.gather(*(client.post(*constrained(number)) for number in range(16)))
 
     # --- work -------------------------------------------------------------------------------------------
+
+    def _work(self, client: LoadClient) -> Iterable[Coroutine[None, None, None]]:
+        """All that goes on at once until the end."""
+        yield from (self._keep_asking(client, number) for number in range(len(self._bodies)))
+        yield from (self._keep_leaving(number) for number in range(_LEAVERS))
+        yield from (self._keep_reading_slowly(number) for number in range(_SLOW_READERS))
+        yield from (self._keep_constraining(client) for _ in range(_CONSTRAINED))
+
+    async def _keep_constraining(self, client: LoadClient) -> None:
+        """Answers that follow a schema or a regex: they come through the helper process and the engine's grammars."""
+        while time.monotonic() < self._end:
+            answer = await client.post(*constrained(self._num_constrained))
+            if answer.status not in (200, 503):
+                raise AssertionError(f"a constrained request was answered {answer.status}: {answer.last_frame!r}")
+            self._num_constrained += answer.status == 200
+            await asyncio.sleep(0.3)
 
     async def _keep_asking(self, client: LoadClient, number: int) -> None:
         while time.monotonic() < self._end:
@@ -174,7 +177,7 @@ class Soak:
 
     async def _keep_breaking(self) -> None:
         loop = asyncio.get_running_loop()
-        pause = min(FAULT_SECONDS, self._seconds / 5)
+        pause = min(FAULT_SECONDS, self._fault_seconds / 5)
         number = 0
         await asyncio.sleep(pause / 2)
         while time.monotonic() < self._end - pause / 2:
@@ -197,51 +200,34 @@ class Soak:
 
     async def _keep_watching(self) -> None:
         while time.monotonic() < self._end:
-            self._samples.append(self._sample(time.monotonic()))
-            await asyncio.sleep(min(_SAMPLE_SECONDS, self._seconds / 20))
-
-    def _sample(self, now: float) -> Sample:
-        pids = self._server.pids()
-        resident: dict[int, int] = {}
-        files: dict[str, int] = {}
-        for name, pid in pids.items():
-            with contextlib.suppress(OSError):
-                pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-                resident[pid] = pages * os.sysconf("SC_PAGE_SIZE")
-                files[name] = len(os.listdir(f"/proc/{pid}/fd"))
-        return Sample(now, resident, files, pids)
+            self._samples.append(sample(self._server))
+            await asyncio.sleep(min(_SAMPLE_SECONDS, self._quiet_seconds / 20))
 
 
-def soak(server: RunningServer, seconds: float) -> Outcome:
+def soak(server: RunningServer, fault_seconds: float, quiet_seconds: float = 0.0) -> Outcome:
     """The reference first, then the soak."""
     asked = bodies(NUM_STREAMS, NUM_PLAIN, OUTPUT_TOKENS)
     reference = [content(answer) for answer in asyncio.run(load(server, asked))]
     server.until_idle()
-    return Soak(server, reference, seconds).run()
-
-
-def told(outcome: Outcome) -> str:
-    verdict = outcome.verdict
-    faults = ", ".join(f"{count} x {fault}" for fault, count in outcome.faults.items())
-    slopes = ", ".join(f"{name} {slope:+.1f}" for name, slope in outcome.slopes().items())
-    return (
-        f"{outcome.seconds:.0f} s, {faults}: {verdict.num_same} requests the same, {verdict.num_broken} broken,"
-        f" {verdict.num_different} wrong, {outcome.num_left} left by their clients; every block is free\n"
-        f"open files grown: {outcome.grown_files() or 'none'}\nresident memory, MiB/h: {slopes}"
-    )
+    return Soak(server, reference, fault_seconds, quiet_seconds).run()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="scripts/soak", description="Mixed work and faults for a long time.")
-    parser.add_argument("--minutes", type=float, default=10.0, help="how long (default 10)")
+    parser.add_argument("--minutes", type=float, default=10.0, help="with faults (default 10; 0: none)")
+    parser.add_argument(
+        "--quiet-minutes", type=float, default=10.0, help="after that without; memory is judged by them (default 10)"
+    )
     options = parser.parse_args(argv)
     with serving(*SERVER) as server:
-        outcome = soak(server, options.minutes * 60)
+        outcome = soak(server, options.minutes * 60, options.quiet_minutes * 60)
     for remark in outcome.verdict.remarks[:3]:
         print(f"  {remark[:2000]}")
     print(told(outcome))
+    for name in outcome.growing():
+        print(f"  {name} grows by more than {MOST_GROWTH:g} MiB/h")
     is_whole = not outcome.verdict.num_broken and not outcome.verdict.num_different
-    return 0 if is_whole and not outcome.grown_files() else 1
+    return 0 if is_whole and not outcome.grown_files() and not outcome.growing() else 1
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ import pytest
 
 from .history import Verdict
 from .running_server import serving
-from .soak import SERVER, Outcome, Sample, soak, told
+from .soak import SERVER, soak
+from .soak_outcome import Outcome, Sample, told
 
 
 def test_mixed_work_and_faults_lose_nothing_and_leave_nothing(capsys: pytest.CaptureFixture[str]) -> None:
@@ -21,7 +22,12 @@ def test_mixed_work_and_faults_lose_nothing_and_leave_nothing(capsys: pytest.Cap
 
 
 def test_growth_is_seen():
-    samples = [Sample(float(at), {7: (100 + at) << 20}, {"engine-0": 10}, {"engine-0": 7}) for at in range(20)]
-    outcome = Outcome(Verdict(), 20.0, {}, 0, samples, {"engine-0": 10}, {"engine-0": 30})
-    assert outcome.slopes() == {"engine-0": pytest.approx(3600.0)}
+    samples = [
+        Sample(float(at), {7: (100 << 20) + (at << 14), 8: 5 << 20}, {"engine-0": 10}, {"engine-0": 7, "frontend-0": 8})
+        for at in range(0, 600, 2)
+    ]
+    outcome = Outcome(Verdict(), 20.0, {}, 0, 0, samples, {"engine-0": 10}, {"engine-0": 30})
+    slopes = outcome.slopes()
+    assert slopes["engine-0"].mib_per_hour == pytest.approx(3600 / 64) and slopes["frontend-0"].mib_per_hour == 0
+    assert outcome.growing() == ["engine-0"]
     assert outcome.grown_files() == {"engine-0": (10, 30)}
