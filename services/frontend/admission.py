@@ -8,6 +8,7 @@ blocks and nothing is dropped. Tokens are an estimate until the tokenizer knows 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from types import TracebackType
 
 import msgspec
@@ -100,13 +101,12 @@ class Admission:
 
     def __init__(self, config: FrontendConfig, metrics: Metrics) -> None:
         self._config = config
-        self._metrics = metrics
         self._choices_rate = DrainRate()
         self._tokens_rate = DrainRate()
         self._sum = _Sum()
         self._by_key: dict[str, _Sum] = {}
-        for kind in (RATE_LIMIT_EXCEEDED, SERVER_OVERLOADED, SERVICE_UNAVAILABLE):
-            _counters(metrics, kind)
+        kinds = (RATE_LIMIT_EXCEEDED, SERVER_OVERLOADED, SERVICE_UNAVAILABLE)
+        self._counters = {kind.code: _counters(metrics, kind) for kind in kinds}
         self.size_bytes = 0
         self.is_draining = False
 
@@ -132,12 +132,12 @@ class Admission:
         """Prompt tokens that may wait."""
         return self._config.max_waiting_tokens or _KV_FACTOR * card.num_kv_tokens
 
-    def look(self, card: ModelCard | None, waiting_for: str) -> ModelCard:
-        """Refuse, before a body is read, what could not enter anyway."""
+    def look(self, card: ModelCard | None, waiting_for: Callable[[], str]) -> ModelCard:
+        """Refuse, before a body is read, what could not enter anyway. `waiting_for`: what the server waits for."""
         if self.is_draining:
             raise self._refusal(SERVICE_UNAVAILABLE, "The server is shutting down.", 5)
         if card is None:
-            raise self._refusal(SERVICE_UNAVAILABLE, f"The server is not ready: {waiting_for}.", 2)
+            raise self._refusal(SERVICE_UNAVAILABLE, f"The server is not ready: {waiting_for()}.", 2)
         return card
 
     def enter(self, card: ModelCard, key: str, held: Held) -> Permit:
@@ -145,6 +145,17 @@ class Admission:
         permit = Permit(self, key)
         self.change(permit, card, held)
         return permit
+
+    def check(self, card: ModelCard, key: str, held: Held) -> None:
+        """Raise what `enter` would raise now; no place is taken."""
+        permit = Permit(self, key)
+        self._check_server(permit.held, held, card)
+        self._check_key(permit, held)
+
+    def unread(self, card: ModelCard, declared_size: int | None) -> Held:
+        """What a request holds whose body is not read yet."""
+        size = declared_size or self._config.max_body_size
+        return Held(1, tokens_in(declared_size or 0, 1, card), size)
 
     def change(self, permit: Permit, card: ModelCard, held: Held) -> None:
         """Make a permit larger or smaller. Raises ApiError, with nothing changed."""
@@ -212,7 +223,7 @@ class Admission:
         return self._refusal(kind, f"{what}; please retry in {seconds} s.", seconds)
 
     def _refusal(self, kind: ErrorKind, message: str, seconds: int) -> ApiError:
-        for counter in _counters(self._metrics, kind):
+        for counter in self._counters[kind.code]:
             counter.add()
         return ApiError(kind, message, retry_after_seconds=seconds)
 

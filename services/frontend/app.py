@@ -151,6 +151,10 @@ class Application:
         detail = f": {awaited.detail}" if awaited.detail else ""
         return f"waiting for {awaited.name} ({awaited.state}{detail})"
 
+    def look(self) -> ModelCard:
+        """The served model, if the door may open at all. Raises ApiError (503)."""
+        return self.admission.look(self.client.card, lambda: self.waiting_for)
+
     def require_card(self) -> ModelCard:
         card = self.client.card
         if card is None:
@@ -167,10 +171,7 @@ class Application:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        exchange = Exchange(scope, receive, send, f"req-{self.ids.next():016x}")
-        exchange.common_headers += self._cors_headers(exchange)
-        if is_anthropic(scope["path"]):
-            speak_anthropic(exchange)
+        exchange = self.exchange_of(scope, receive, send)
         try:
             await self._handle(exchange, receive, send)
         except ApiError as error:
@@ -185,7 +186,17 @@ class Application:
             if exchange.facts is not None:
                 self._tell(exchange, exchange.facts)
             if exchange.status:
-                self.metrics.counter("quire_http_responses_total", status=str(exchange.status)).add()
+                self.count_response(exchange.status)
+
+    def exchange_of(self, scope: Scope, receive: Receive, send: Send) -> Exchange:
+        exchange = Exchange(scope, receive, send, f"req-{self.ids.next():016x}")
+        exchange.common_headers += self._cors_headers(exchange)
+        if is_anthropic(scope["path"]):
+            speak_anthropic(exchange)
+        return exchange
+
+    def count_response(self, status: int) -> None:
+        self.metrics.counter("quire_http_responses_total", status=str(status)).add()
 
     async def _handle(self, exchange: Exchange, receive: Receive, send: Send) -> None:
         scope = exchange.scope
@@ -214,12 +225,15 @@ class Application:
         self.errors.note(error, exchange.request_id.decode())
         if exchange.has_started:
             return
-        headers: Headers = []
+        headers = self.goodbye
         if error.status == 405:
-            headers.append((b"allow", ", ".join(_methods_of(exchange.scope["path"])).encode()))
-        if self.admission.is_draining:
-            headers.append((b"connection", b"close"))
+            headers = [*headers, (b"allow", ", ".join(_methods_of(exchange.scope["path"])).encode())]
         await exchange.respond_error(error, headers)
+
+    @property
+    def goodbye(self) -> Headers:
+        """What every error's headers say while the server shuts down."""
+        return [(b"connection", b"close")] if self.admission.is_draining else []
 
     def _cors_headers(self, exchange: Exchange) -> Headers:
         allowed = self.config.cors_origin

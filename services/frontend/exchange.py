@@ -119,14 +119,19 @@ class Exchange:
         await self.send({"type": "http.response.body", "body": body, "more_body": False})
 
     async def respond_error(self, error: ApiError, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
-        extra = list(headers)
+        extra, body = self.error_answer(error)
+        await self.respond(error.status, body, headers=[*extra, *headers])
+
+    def error_answer(self, error: ApiError) -> tuple[Headers, bytes]:
+        """What the headers of an error say beside its type and length, and its body."""
+        extra: Headers = []
         if error.retry_after_seconds is not None:
             extra.append((b"retry-after", b"%d" % max(1, min(60, round(error.retry_after_seconds)))))
         if error.status == 401:
             extra.append((b"www-authenticate", b"Bearer"))
         if error.status == 413:
             extra.append((b"connection", b"close"))  # the rest of the body is not read
-        await self.respond(error.status, self.write_error(error, self.request_id.decode()), headers=extra)
+        return extra, self.write_error(error, self.request_id.decode())
 
 
 def _openai_error(error: ApiError, request_id: str) -> bytes:

@@ -78,12 +78,10 @@ async def generate(app: Application, exchange: Exchange, endpoint: Endpoint) -> 
     facts = exchange.facts = RequestFacts(
         arrival, exchange.request_id.decode(), endpoint.operation, exchange.scope["path"], exchange.key_name[:8]
     )
-    card = app.admission.look(app.client.card, app.waiting_for)
+    card = app.look()
     max_size = app.config.max_body_size
-    size = exchange.declared_size(max_size)
-    with app.admission.enter(
-        card, exchange.key_name, Held(1, tokens_in(size or 0, 1, card), size or max_size)
-    ) as permit:
+    held = app.admission.unread(card, exchange.declared_size(max_size))
+    with app.admission.enter(card, exchange.key_name, held) as permit:
         body = await exchange.read_json(max_size)
         parsed = await app.parser.parse(endpoint.parse, body)
         generates = generates_of(app, exchange, parsed, card, arrival)

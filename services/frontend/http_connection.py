@@ -1,7 +1,8 @@
 """An HTTP connection with limits: uvicorn's httptools protocol, made to refuse what is too much.
 
 Header bytes and count, the time headers and body may take, and what may be unsent are bounded here, before
-the application is asked; malformed HTTP is answered with the same envelope as everything else.
+the application is asked; so is what the door refuses (early_refusal.py), whose body is read and dropped.
+Malformed HTTP is answered with the same envelope as everything else.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ import asyncio
 from typing import Any
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from quire.shared.config import FrontendConfig
 from quire.shared.errors import HEADERS_TOO_LARGE, INVALID_REQUEST, REQUEST_TIMEOUT, ErrorKind, envelope
 
+from .early_refusal import EarlyRefusals
+from .exchange import Headers
 from .listener import Listener
 
 _REASONS = {400: b"Bad Request", 408: b"Request Timeout", 431: b"Request Header Fields Too Large"}
@@ -24,9 +27,10 @@ _HEAD = b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d
 class HttpConnection(HttpToolsProtocol):
     """One client's connection."""
 
-    def __init__(self, limits: FrontendConfig, listener: Listener, **kwargs: Any) -> None:
+    def __init__(self, limits: FrontendConfig, listener: Listener, early: EarlyRefusals, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._limits = limits
+        self._early = early
         self._listener = listener
         self._num_unsent = 0
         self._unsent_since = 0.0
@@ -35,6 +39,9 @@ class HttpConnection(HttpToolsProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._refusal: tuple[ErrorKind, str] | None = None
         self._is_in_body = False
+        self._is_refused = False
+        """The request is answered already; its body is dropped as it comes."""
+        self._ends_after_body = False
         self._is_skipping_head = False
         """While a parser reads the head that `_go_on_without_upgrade` made up."""
 
@@ -101,13 +108,58 @@ class HttpConnection(HttpToolsProtocol):
             return
         self._is_in_body = True
         self._arm(self._limits.body_timeout)
+        if self._is_free and self.parser.get_method() == b"POST":
+            answer = self._early.answer(self.url.partition(b"?")[0], self.headers)
+            if answer is not None:
+                self._answer_early(*answer)
+                return
         super().on_headers_complete()
+
+    @property
+    def _is_free(self) -> bool:
+        """Nothing is under way, nor unsent beyond the limit: an answer may be written."""
+        is_idle = self.cycle is None or self.cycle.response_complete
+        return is_idle and not self.flow.write_paused and not self.transport.is_closing()
+
+    def _answer_early(self, status: int, headers: Headers, body: bytes) -> None:
+        """Whole. A connection that is to end does so after the body, or its client might never read this."""
+        self._is_refused = True
+        stays = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
+        self._ends_after_body = not stays or (b"connection", b"close") in headers
+        if not stays:
+            headers = [*headers, (b"connection", b"close")]
+        lines = [b"%b: %b\r\n" % header for header in [*self.server_state.default_headers, *headers]]
+        self.transport.write(b"".join([STATUS_LINE[status], *lines, b"\r\n", body]))
+        self.server_state.total_requests += 1
+
+    def on_body(self, body: bytes) -> None:
+        if not self._is_refused:
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
         if self.parser.should_upgrade():
             return  # not complete: see _go_on_without_upgrade
         self._disarm()
-        super().on_message_complete()
+        if self._is_refused:
+            self._is_refused = False
+            self._after_answer(self._ends_after_body)
+        elif self.cycle.response_complete:
+            self._after_answer(self.transport.is_closing())
+        else:
+            super().on_message_complete()
+
+    def _after_answer(self, ends: bool) -> None:
+        """The body of a request that was answered before it came is there."""
+        self._num_unsent, self._unsent_since = 0, self.loop.time()
+        if ends:
+            self.transport.close()
+            self._listener.finishing(self)
+        else:
+            self._unset_keepalive_if_required()
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+            self._listener.became_idle(self)
 
     def send_400_response(self, msg: str) -> None:
         """Called for whatever the parser does not take."""
@@ -165,7 +217,7 @@ class HttpConnection(HttpToolsProtocol):
         if self.transport is None or self.transport.is_closing():
             return
         cycle = self.cycle
-        is_answering = (
+        is_answering = self._is_refused or (
             cycle is not None and cycle.response_started and (self._is_in_body or not cycle.response_complete)
         )
         is_silent = self.cycle is None and kind is REQUEST_TIMEOUT and self._header_bytes == 0

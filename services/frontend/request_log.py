@@ -99,11 +99,15 @@ class RequestLog:
     def write(self, facts: RequestFacts) -> bool:
         """Whether it is told by itself."""
         if not facts.id and facts.outcome in _AT_THE_DOOR:
-            self._refused[facts.outcome] += 1
+            self.count_refused(facts.outcome)
             return False
         if logger.isEnabledFor(logging.INFO):
             logger.info("%s", facts.as_sentence(), extra={"fields": facts.as_fields()})
         return True
+
+    def count_refused(self, code: str) -> None:
+        """At the door, where there are no facts to write."""
+        self._refused[code] += 1
 
     def look(self) -> None:
         """Tell of those that were refused since the last time."""

@@ -30,6 +30,7 @@ from quire.shared.service import Service
 from .app import Application
 from .authentication import Keys
 from .body_parsing import SWITCH_SECONDS
+from .early_refusal import EarlyRefusals
 from .http_connection import HttpConnection
 from .listener import Listener
 from .mailbox import AnswerFailed
@@ -45,10 +46,11 @@ _CLOSE_SECONDS = 2
 class _HttpServer(uvicorn.Server):
     """uvicorn with our listener, and without its signal handlers: ours drain first."""
 
-    def __init__(self, config: uvicorn.Config, listener: Listener, limits: FrontendConfig) -> None:
+    def __init__(self, config: uvicorn.Config, listener: Listener, app: Application) -> None:
         super().__init__(config)
         self._listener = listener
-        self._limits = limits
+        self._limits = app.config
+        self._early = EarlyRefusals(app)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await self.lifespan.startup()
@@ -57,6 +59,7 @@ class _HttpServer(uvicorn.Server):
             HttpConnection,
             self._limits,
             self._listener,
+            self._early,
             config=self.config,
             server_state=self.server_state,
             app_state=self.lifespan.state,
@@ -86,7 +89,7 @@ class Frontend:
         self._link = service.listen(ToFrontendFromOperator)
         self._above = Above(self._link, service, on_vanish=lambda name: None)
         self._reader = Reader(self._link, self._from_operator, self._loop)
-        self._http = _HttpServer(_uvicorn_config(self._app), self._listener, service.config)
+        self._http = _HttpServer(_uvicorn_config(self._app), self._listener, self._app)
         self._is_stopping = False
         self._state = ""
         self._lag = 0.0

@@ -15,7 +15,6 @@ import msgspec
 from quire.shared.errors import INVALID_VALUE, MISSING_PARAMETER, MODEL_NOT_FOUND, ApiError, echo
 from quire.shared.messages import Accepted, Generate, ModelCard, Prompt, SamplingParams, TextParams, TextPrompt
 
-from .admission import Held, tokens_in
 from .answers import encode, ids_of
 from .anthropic_protocol import parse_count
 from .bounds import MAX_ID, Items, Json, Number, Text, check
@@ -105,10 +104,9 @@ async def count_tokens(app: Application, exchange: Exchange) -> None:
 
 async def _ask(app: Application, exchange: Exchange, parse: Callable[[bytes], Wanted]) -> tuple[ModelCard, Accepted]:
     """Read, check, take a place, and have a tokenizer's answer. Raises ApiError and ClientGone."""
-    card = app.admission.look(app.client.card, app.waiting_for)
+    card = app.look()
     max_size = app.config.max_body_size
-    size = exchange.declared_size(max_size)
-    held = Held(1, tokens_in(size or 0, 1, card), size or max_size)
+    held = app.admission.unread(card, exchange.declared_size(max_size))
     with app.admission.enter(card, exchange.key_name, held):
         model, prompt, text = parse(await exchange.read_json(max_size))
         if model and model not in card.names:

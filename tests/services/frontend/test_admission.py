@@ -131,11 +131,11 @@ def test_keys_that_hold_nothing_are_forgotten() -> None:
 def test_closed_doors_say_why() -> None:
     admission = door()
     with pytest.raises(ApiError) as starting:
-        admission.look(None, "waiting for worker-0-0")
+        admission.look(None, lambda: "waiting for worker-0-0")
     assert starting.value.status == 503 and "worker-0-0" in starting.value.message
     admission.is_draining = True
     with pytest.raises(ApiError) as draining:
-        admission.look(CARD, "")
+        admission.look(CARD, str)
     assert draining.value.status == 503 and draining.value.retry_after_seconds
 
 
