@@ -12,7 +12,7 @@ from typing import NewType, TypeAlias
 
 import msgspec
 
-PROTOCOL = 5
+PROTOCOL = 6
 """Raised whenever a message changes shape; peers of another number are refused."""
 
 RequestId = NewType("RequestId", int)
@@ -176,6 +176,8 @@ class TextParams(_Message, frozen=True):
     only_tokenizes: bool = False
     """Nothing is run, the tokenizer answers by an Accepted itself. A prompt may be longer than the model takes."""
     return_token_strings: bool = False
+    bad_words: list[str] = []
+    """The tokenizer makes token ids of them: single ones, and sequences that the engine minds."""
 
 
 class Constraint(_Message, frozen=True):
@@ -259,6 +261,8 @@ class Submit(_Message, frozen=True, tag="submit"):
     is_suspect: bool = False
     max_queue_seconds: float = 0.0
     grammar: Grammar | None = None
+    bad_sequences: list[bytes] = []
+    """int32 ids, two or more: the last one may not be sampled behind the others."""
 
 
 class Vocabulary(_Message, frozen=True, tag="vocabulary"):

@@ -137,9 +137,8 @@ class Committer:
         self._scheduler.finish(choice)
         columns.finished.append(Finished(place, "error", message=message))
 
-    def end_unguided(self, choice: Choice) -> None:
-        """No token fits its grammar any more: the choice ends, and others go on."""
-        message = choice.guide.error if choice.guide is not None else ""
+    def end_unsampled(self, choice: Choice, message: str) -> None:
+        """No token is left to it, by its grammar or its bad words: the choice ends, and others go on."""
         self._end_with_error(choice, *self._outbox.nothing(choice), message)
 
     def end_exhausted(self, request: Request, now: float) -> None:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 from quire.shared.messages import Submit, TokenLogprobs
 
+from .bad_words import BadWords
+
 if TYPE_CHECKING:
     from .grammars import Guides
 
@@ -27,6 +29,7 @@ class Request:
 
     __slots__ = (
         "arrival_monotonic",
+        "bad_words",
         "choices",
         "guides",
         "is_accepted",
@@ -42,6 +45,7 @@ class Request:
         self.submit = submit
         self.guides = guides
         """Of its grammar, if it has one."""
+        self.bad_words = BadWords.of(submit)
         self.num_prompt_tokens = len(submit.prompt_ids) // 4
         self.choices: list[Choice] = []
         self.is_accepted = False

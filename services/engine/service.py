@@ -130,8 +130,8 @@ class Engine:
             return
         masks, failed = replica.masks.build(plan.step, step)
         self._workers.send(masks)
-        for choice in failed:
-            replica.committer.end_unguided(choice)
+        for choice, message in failed:
+            replica.committer.end_unsampled(choice, message)
 
     def _on_result(self, result: StepResult) -> None:
         replica = self._replica

@@ -43,8 +43,12 @@ def build_plan(number: int, step: Step) -> Plan:
         slots=slots.tobytes(),
         num_scheduled=num_scheduled.tobytes(),
         num_computed=num_computed.tobytes(),
-        awaits_masks=any(row.samples and row.choice.guide is not None for row in step.rows),
+        awaits_masks=any(row.samples and _may_be_masked(row.choice) for row in step.rows),
     )
+
+
+def _may_be_masked(choice: Choice) -> bool:
+    return choice.guide is not None or choice.request.bad_words is not None
 
 
 def _new_row(choice: Choice, num_computed: int) -> NewRow:

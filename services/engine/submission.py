@@ -30,6 +30,9 @@ def refusal(submit: Submit, scheduler: Scheduler, vocab_size: int, max_open_choi
     if any(len(entry.output_ids) % 4 for entry in submit.history):
         message = "the history's token ids are not 32-bit integers"
         return errors.refused(submit.request_id, errors.INVALID_VALUE, message, "prompt")
+    if any(len(sequence) % 4 or len(sequence) < 8 for sequence in submit.bad_sequences):
+        message = "a bad word's token ids are not two 32-bit integers or more"
+        return errors.refused(submit.request_id, errors.INVALID_VALUE, message, "bad_words")
     if submit.n < 1 or (submit.history and len(submit.history) != submit.n):
         message = f"n is {submit.n} with {len(submit.history)} histories"
         return errors.refused(submit.request_id, errors.INVALID_VALUE, message, "n")
@@ -51,6 +54,8 @@ def _out_of_range(submit: Submit, vocab_size: int) -> int | None:
     ids.frombytes(submit.prompt_ids)
     for history in submit.history:
         ids.frombytes(history.output_ids)
+    for sequence in submit.bad_sequences:
+        ids.frombytes(sequence)
     extremes = [min(ids), max(ids), *sampling.stop_token_ids, *sampling.logit_bias, *sampling.bad_token_ids]
     extremes += sampling.allowed_token_ids or ()
     return next((token for token in extremes if not 0 <= token < vocab_size), None)

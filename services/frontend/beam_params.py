@@ -24,7 +24,7 @@ MAX_BEAMS = 32
 _WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
     "temperature": (0, 1), "top_p": (1,), "top_k": (0, -1), "min_p": (0,), "presence_penalty": (0,),
     "frequency_penalty": (0,), "repetition_penalty": (1,), "min_tokens": (0,), "stop": ([],), "stop_token_ids": ([],),
-    "logit_bias": ({},), "allowed_token_ids": (), "prompt_logprobs": (), "top_logprobs": (0,),
+    "logit_bias": ({},), "allowed_token_ids": (), "bad_words": ([],), "prompt_logprobs": (), "top_logprobs": (0,),
 }  # fmt: skip
 """Fields that beams do not follow, and values of them that ask for nothing."""
 

@@ -71,6 +71,7 @@ class GenerationRequest(msgspec.Struct, kw_only=True):
     ignore_eos: bool | None = None
     logit_bias: Annotated[dict[str, float] | None, Items(0, 1024, Number(-100, 100), keys=Text(1, 10, of="0-9"))] = None
     allowed_token_ids: Annotated[list[int] | None, Items(1, 65536, _TOKEN_ID)] = None
+    bad_words: Annotated[list[str] | None, Items(0, 128, Text(1, 256))] = None
     prompt_logprobs: Annotated[int | None, Number(0, MAX_LOGPROBS)] = None
 
     include_stop_str_in_output: bool | None = None
@@ -112,7 +113,6 @@ class GenerationRequest(msgspec.Struct, kw_only=True):
     logprob_token_ids: Annotated[msgspec.Raw, _REFUSED] = ABSENT
     repetition_detection: Annotated[msgspec.Raw, _REFUSED] = ABSENT
     thinking_token_budget: Annotated[msgspec.Raw, _REFUSED] = ABSENT
-    bad_words: Annotated[msgspec.Raw, _REFUSED] = ABSENT
 
     @property
     def num_choices(self) -> int:

@@ -83,6 +83,7 @@ def text_params(request: GenerationRequest, markers: list[str]) -> TextParams:
         return_prompt_ids=bool(request.return_token_ids),
         return_prompt_text=bool(request.echo),
         shown_specials=markers,
+        bad_words=request.bad_words or [],
     )
 
 

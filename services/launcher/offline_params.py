@@ -70,6 +70,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     skip_special_tokens: bool = True
     logit_bias: dict[int, float] = {}
     allowed_token_ids: Sequence[int] | None = None
+    bad_words: Sequence[str] = ()
+    """Not to be written in the tokens that the tokenizer makes of them, at the beginning or behind a space."""
     logprobs: int | None = None
     """None: none; 0: of the sampled tokens; k: and of the k likeliest."""
     priority: int = 0
@@ -105,6 +107,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
             stop=[self.stop] if isinstance(self.stop, str) else list(self.stop),
             include_stop_str_in_output=self.include_stop_str_in_output,
             skip_special_tokens=self.skip_special_tokens,
+            bad_words=list(self.bad_words),
             return_prompt_ids=True,
         )
 

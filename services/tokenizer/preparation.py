@@ -15,6 +15,7 @@ from quire.shared.errors import INTERNAL_ERROR, INVALID_VALUE, UNSUPPORTED_PARAM
 from quire.shared.messages import Accepted, ChatPrompt, Generate, Grammar, IdsPrompt, Refused, Submit, TextPrompt
 from quire.shared.output_formats import REASONING_FORMATS, starts_in_reasoning
 
+from .bad_words import BadIds, bad_ids, without_bad_words
 from .chat_template import ChatRequest, ChatTemplate, needs_helper
 from .choice_text import ChoiceText, PlainText, StoppableText, replay
 from .constraints import Constraints
@@ -62,6 +63,7 @@ class Job(msgspec.Struct):
     """Set by the event loop when the client is gone."""
     grammar: Grammar | None = None
     """Of its constraint, once that is checked."""
+    bad: BadIds | None = None
 
 
 class Preparation:
@@ -93,6 +95,7 @@ class Preparation:
         for index, job in enumerate(jobs):
             try:
                 check_sampling(job.generate, job.limits)
+                job.bad = self._bad_ids(job)
                 if job.generate.constraint is not None:
                     job.grammar = self._constraints.grammar(job.generate.constraint)
                 prompt = job.generate.prompt
@@ -124,6 +127,10 @@ class Preparation:
                     outcomes[index] = _refusal(jobs[index], error)
         return [outcomes[index] for index in range(len(jobs))]
 
+    def _bad_ids(self, job: Job) -> BadIds | None:
+        words, allowed = job.generate.text.bad_words, job.generate.sampling.allowed_token_ids
+        return bad_ids(words, self._tokenizer.encode_texts, job.limits, allowed) if words else None
+
     def _render(self, prompt: ChatPrompt) -> Rendered:
         if self._template is None or not (self._template.is_there or prompt.chat_template):
             raise ApiError(
@@ -153,6 +160,8 @@ class Preparation:
         if grammar is not None and starts_inside and not grammar.after:
             grammar = msgspec.structs.replace(grammar, after=REASONING_FORMATS[self._reasoning_format].end)
         submit = make_submit(generate, ids, job.limits, grammar)
+        if job.bad is not None:
+            submit = without_bad_words(submit, job.bad)
         stops = StopStrings(generate.text.stop)
         choices: list[ChoiceText | None] = []
         resumed_texts: list[str] = []

@@ -24,7 +24,8 @@ def apply_edits(logits: torch.Tensor, rows: list[tuple[int, Edits]], is_too_shor
     banned = [(row, edits.banned) for row, edits in rows if len(edits.banned)]
     banned += [(row, edits.ends) for row, edits in rows if is_too_short[row] and len(edits.ends)]
     if banned:
-        logits[_places(banned, logits.device)] = _SUPPRESSED
+        places = _places(banned, logits.device)
+        logits[places] = logits[places].clamp(max=_SUPPRESSED)  # what a mask forbids stays forbidden
 
 
 def _places(rows: list[tuple[int, npt.NDArray[np.int64]]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import functools
 
 import msgspec
-from engine_under_test import PEER, EngineUnderTest
+from engine_under_test import PEER
+from masked_engine import MaskedEngine
 
 from quire.services.engine.grammars import Facts, Grammars, Guides, Table
-from quire.services.engine.masks import MaskBuilder
-from quire.services.engine.step_builder import build_plan
 from quire.services.tokenizer.constraints import Constraints
 from quire.services.tokenizer.tokenizer import TextTokenizer
 from quire.services.tokenizer.tokenizer_files import read_tokenizer_files
@@ -41,19 +40,19 @@ def constrained(submit: Submit, constraint: Constraint) -> Submit:
     return msgspec.structs.replace(submit, grammar=constraints().grammar(constraint))
 
 
-class GuidedEngine(EngineUnderTest):
-    """Results are computed when they are due: masks depend on the tokens of the step before."""
+class GuidedEngine(MaskedEngine):
+    """Over fake rows of the demo model's vocabulary."""
 
     def __init__(self, **settings) -> None:
         settings = {"num_blocks": 512, "max_model_len": 1024, "max_num_seqs": 16, "budget": 512, **settings}
-        super().__init__(eos_token_ids=(EOS,), **settings)
+        super().__init__(VOCAB_SIZE, eos_token_ids=(EOS,), **settings)
         limits = self.scheduler.limits
-        self.rows = fake_rows.FakeRows(
+        rows = fake_rows.FakeRows(
             fake_rows.Limits(limits.max_num_seqs, limits.max_num_batched_tokens, limits.max_model_len,
                              limits.block_size, limits.num_blocks),
             fake_rows.Tokens(pool=tuple(range(3, VOCAB_SIZE)), eos_token_ids=(EOS,)),
         )  # fmt: skip
-        self.masks = MaskBuilder(VOCAB_SIZE)
+        self.compute = rows.apply
         self.grammars = Grammars()
 
     def add(self, request: Submit):
@@ -63,30 +62,3 @@ class GuidedEngine(EngineUnderTest):
         added = self.scheduler.add(PEER, request, self.now, guides)
         self.committer.end_exhausted(added, self.now)
         return added
-
-    def plan(self) -> bool:
-        was_sent = False
-        while len(self.in_flight) < self.depth and (step := self.scheduler.schedule(self.now)) is not None:
-            self.plans.append(build_plan(len(self.plans), step))
-            self.in_flight.append((step, self.plans[-1]))
-            was_sent = True
-            self.scheduler.check()
-        return was_sent
-
-    def step(self) -> bool:
-        self.now += 1.0
-        was_busy = bool(self.in_flight)
-        if self.in_flight:
-            step, plan = self.in_flight[0]
-            masks = None
-            if plan.awaits_masks:
-                masks, failed = self.masks.build(plan.step, step)
-                for choice in failed:
-                    self.committer.end_unguided(choice)
-            result = self.rows.apply(plan, masks)
-            self.in_flight.popleft()
-            self.committer.commit(step, result, self.now)
-            self.scheduler.check()
-        was_busy |= self.plan()
-        self._collect()
-        return was_busy

@@ -34,7 +34,8 @@ SHARED_INSIDE: list[tuple[str, Any]] = [
     ("priority", 2**31 - 1), ("cache_salt", "s" * 64), ("truncate_prompt_tokens", -1), ("truncate_prompt_tokens", 1),
     ("truncation_side", "left"), ("user", "u"), ("metadata", {"k": "v"}), ("store", True), ("service_tier", "auto"),
     ("best_of", 1), ("use_beam_search", False), ("response_format", {"type": "text"}), ("guided_json", None),
-    ("bad_words", []), ("structured_outputs", None), ("some_unknown_field", {"x": [1]}), ("model", "demo"),
+    ("bad_words", []), ("bad_words", ["x"] * 128),
+    ("structured_outputs", None), ("some_unknown_field", {"x": [1]}), ("model", "demo"),
     ("return_token_ids", True), ("return_tokens_as_token_ids", True), ("min_tokens", 0),
 ]  # fmt: skip
 SHARED_OUTSIDE: list[tuple[str, Any]] = [
@@ -55,7 +56,8 @@ SHARED_OUTSIDE: list[tuple[str, Any]] = [
     ("truncation_side", "right"), ("metadata", {"k": 1}), ("metadata", {str(i): "" for i in range(17)}),
     ("user", "u" * 513), ("best_of", 2), ("use_beam_search", 1), ("response_format", {}),
     ("guided_whitespace_pattern", " "), ("guided_regex", ""), ("guided_choice", []), ("guided_grammar", ""),
-    ("structured_outputs", {"regex": ""}), ("logits_processors", ["x"]), ("bad_words", ["x"]), ("model", 5),
+    ("structured_outputs", {"regex": ""}), ("logits_processors", ["x"]), ("model", 5),
+    ("bad_words", [""]), ("bad_words", ["x"] * 129), ("bad_words", "x"),
     ("stream_options", {"include_usage": True}), ("stream_options", 5),
 ]  # fmt: skip
 CHAT_INSIDE: list[tuple[str, Any]] = [

@@ -13,7 +13,7 @@ from quire.services.worker.philox import philox4x32, uniforms
 from quire.services.worker.sampler import Sampled, sample_rows
 from quire.services.worker.sampling_state import SamplingState
 from quire.services.worker.slot_lengths import Limits
-from quire.shared.messages import NewRow, Plan, SamplingParams, Slot
+from quire.shared.messages import Masks, NewRow, Plan, SamplingParams, Slot
 
 VOCAB_SIZE = 500
 EOS = 7
@@ -94,6 +94,15 @@ def test_bias_adds():
 
 def test_bad_tokens_are_not_drawn():
     assert one({"bad_token_ids": [40, 41]}, ranked(40, 41, 42)) == 42
+
+
+def test_what_a_mask_forbids_stays_forbidden_where_a_bad_token_is_all_that_is_left():
+    batch = make_batch([([1, 2, 3], 3, 0, {"temperature": 0.0, "bad_token_ids": [40, 42]})])
+    bits = np.zeros(-(-VOCAB_SIZE // 32) * 32, np.uint8)
+    bits[42] = 1
+    masks = Masks(1, np.zeros(1, np.int32).tobytes(), np.packbits(bits, bitorder="little").tobytes())
+    sampled = sample_rows(ranked(40, 41, 42)[None], np.zeros(1, np.int32), batch, masks)
+    assert sampled.token_ids.tolist() == [42]
 
 
 def test_only_allowed_tokens_are_drawn():
