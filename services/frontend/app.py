@@ -165,7 +165,7 @@ class Application:
     def samples(self) -> dict[str, float]:
         self.metrics.gauge("quire_requests_in_flight").set(self.admission.num_in_flight)
         self.metrics.gauge("quire_connections").set(self.listener.num_connections)
-        self.metrics.gauge("quire_stream_buffer_bytes").set(self.watchdog.num_pending_characters)
+        self.metrics.gauge("quire_stream_buffer_bytes").set(self.watchdog.num_unsent_bytes)
         return self.metrics.snapshot()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -138,8 +138,9 @@ class Mailbox:
                 waiter.set_result(None)
 
     @property
-    def num_pending_characters(self) -> int:
-        return sum(len(delta.text) for delta in self._pending)
+    def num_pending_bytes(self) -> int:
+        """Of text, in UTF-8."""
+        return sum(len(delta.text.encode()) for delta in self._pending)
 
     @property
     def num_pending_entries(self) -> int:

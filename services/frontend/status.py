@@ -49,7 +49,7 @@ async def status(app: Application, exchange: Exchange) -> None:
         },
         "connections": {
             "open": app.listener.num_connections,
-            "unsent_characters": app.watchdog.num_pending_characters,
+            "unsent_bytes": app.watchdog.num_unsent_bytes,
             "file_descriptors": len(os.listdir("/proc/self/fd")),
         },
         "engines": [_engine(report) for report in reports if kind_of(report) == "engine"],

@@ -66,6 +66,12 @@ class EventStream:
         """Since the watchdog last looked."""
         self.quiet_since = 0.0
 
+    @property
+    def num_unsent_bytes(self) -> int:
+        transport = self._exchange.scope.get("quire.transport")
+        written = 0 if transport is None else transport.get_write_buffer_size()
+        return written + self.mailbox.num_pending_bytes
+
     async def run(self) -> None:
         """Send the whole stream. Raises ClientGone; what fails once it has begun ends it with an error event."""
         first = await self._first_deltas()
@@ -159,8 +165,9 @@ class Watchdog:
         self._streams.pop(stream, None)
 
     @property
-    def num_pending_characters(self) -> int:
-        return sum(stream.mailbox.num_pending_characters for stream in self._streams)
+    def num_unsent_bytes(self) -> int:
+        """Of all streams: text that waits to be written, and what is written and not taken."""
+        return sum(stream.num_unsent_bytes for stream in self._streams)
 
     def look(self) -> None:
         now = self._loop.time()

@@ -177,7 +177,7 @@ def test_a_slow_reader_gets_the_same_answer(script: Scripted, data: st.DataObjec
             box.deliver(delta)
             if data.draw(st.integers(0, 9)) == 0:
                 taken += await box.take()
-        if box.num_pending_characters or len(taken) < len(script.deltas):
+        if box.num_pending_bytes or len(taken) < len(script.deltas):
             box.wake()
             with_rest = box._pending
             taken += await box.take() if with_rest else []

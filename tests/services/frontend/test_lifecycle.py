@@ -114,6 +114,7 @@ def test_a_slow_reader_gets_everything(fake: Any, start: Callable[..., Any]) -> 
     frontend = start().wait_ready()
     connection = post_raw(frontend, {"prompt": "!flood", "stream": True}, receive_buffer=65536)
     eventually(lambda: fake.num_finished == 1)
+    eventually(lambda: frontend.client.get("/status").json()["connections"]["unsent_bytes"] > 4 << 20)
     received = b""
     while not received.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n"):
         part = connection.recv(1 << 20)
