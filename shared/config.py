@@ -143,7 +143,13 @@ class FrontendConfig(ServiceConfig, frozen=True, kw_only=True):
         float, Flag("seconds that such a request waits for what it needs to come back", "faults", ge=0.0)
     ] = 120.0
     response_store_size: Annotated[
-        int, Flag("bytes of responses that each frontend remembers (/v1/responses)", "limits", ge=1, is_size=True)
+        int,
+        Flag(
+            "bytes of responses that each frontend remembers (/v1/responses)",
+            "limits",
+            ge=1,
+            is_size=True,
+        ),
     ] = 64 << 20
     stall_timeout: Annotated[
         float, Flag("seconds that a reader may take nothing of its stream before it is aborted", "limits", ge=0.1)

@@ -243,7 +243,51 @@ class Abort(_Message, frozen=True, tag="abort"):
     """client_gone | stop_string | slow_reader | queue_timeout | cancelled | peer_gone | shutdown."""
 
 
-ToTokenizer: TypeAlias = Hello | Look | Report | Generate | Abort
+class Inquiry(_Message, frozen=True, tag="inquiry"):
+    """Between sibling frontends, about a response that one of them may have stored. A tokenizer carries it."""
+
+    to: str
+    sender: str
+    """Names of frontends."""
+    ticket: int
+    """The sender's, for the answer."""
+    operation: str
+    """answer | input | items | conversation | delete | cancel (see stored_responses.py)."""
+    response_id: str
+    key_name: str
+    """Of the caller's API key."""
+
+
+class Finding(_Message, frozen=True, tag="finding"):
+    """The answer to an Inquiry, carried the same way."""
+
+    to: str
+    sender: str
+    ticket: int
+    outcome: str
+    """found | absent | refused | unreachable (from the tokenizer itself: `sender` is not there)."""
+    body: bytes = b""
+    """JSON, when found."""
+    code: str = ""
+    message: str = ""
+    param: str | None = None
+    """Of an error, when refused."""
+
+
+class Bequest(_Message, frozen=True, tag="bequest"):
+    """A stored response, from a frontend that ends to a sibling that goes on. A tokenizer carries it."""
+
+    to: str
+    response_id: str
+    key_name: str
+    status: str
+    answer: bytes
+    input_items: bytes
+    messages: bytes
+    """JSON, as the store has them."""
+
+
+ToTokenizer: TypeAlias = Hello | Look | Report | Generate | Abort | Inquiry | Finding | Bequest
 
 
 # --- 3. tokenizer -> engine -------------------------------------------------------------------------
@@ -499,7 +543,7 @@ class TextBatch(_Message, frozen=True, tag="text_batch"):
     prompt_logprobs: list[TextLogprobs] = []
 
 
-ToFrontend: TypeAlias = Report | Accepted | Refused | TextBatch
+ToFrontend: TypeAlias = Report | Accepted | Refused | TextBatch | Inquiry | Finding | Bequest
 
 
 # --- 8. The operator's commands, to the launcher ------------------------------------------------------

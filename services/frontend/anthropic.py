@@ -13,12 +13,12 @@ from quire.shared.request_ids import message_id
 from .anthropic_answer import AnthropicAnswer, anthropic_error
 from .anthropic_protocol import parse_messages
 from .exchange import Exchange
-from .generation import Endpoint, generate
+from .generation import Endpoint, generate, read_by
 
 if TYPE_CHECKING:
     from .app import Application
 
-_ENDPOINT = Endpoint("chat", parse_messages, message_id, AnthropicAnswer)
+_ENDPOINT = Endpoint("chat", read_by(parse_messages), message_id, AnthropicAnswer)
 
 
 async def messages(app: Application, exchange: Exchange) -> None:

@@ -7,6 +7,7 @@ error into OpenAI's envelope. Knows no field of a body and no chunk of an answer
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -28,7 +29,7 @@ from quire.shared.metrics import Metrics
 from quire.shared.request_ids import RequestIds
 from quire.shared.service import Service
 
-from . import operations, responses
+from . import operations, responses, stored_responses
 from .admission import Admission
 from .anthropic import authorization_of, is_anthropic, messages, speak_anthropic
 from .authentication import Keys, check_host
@@ -43,6 +44,7 @@ from .playground import playground
 from .recent_errors import RecentErrors
 from .request_log import RequestFacts, RequestLog
 from .response_store import ResponseStore
+from .siblings import Siblings
 from .spans import Spans
 from .status import status
 from .streaming import Watchdog
@@ -72,9 +74,9 @@ ROUTES: list[tuple[str, tuple[str, ...], Handler]] = [
     ("/v1/messages", ("POST",), messages),
     ("/v1/messages/count_tokens", ("POST",), count_tokens),
     ("/v1/responses", ("POST",), responses.create),
-    ("/v1/responses/{id}", ("GET", "DELETE"), responses.by_id),
-    ("/v1/responses/{id}/cancel", ("POST",), responses.cancel),
-    ("/v1/responses/{id}/input_items", ("GET",), responses.list_input),
+    ("/v1/responses/{id}", ("GET", "DELETE"), stored_responses.by_id),
+    ("/v1/responses/{id}/cancel", ("POST",), stored_responses.cancel),
+    ("/v1/responses/{id}/input_items", ("GET",), stored_responses.list_input),
     ("/tokenize", ("POST",), tokenize),
     ("/detokenize", ("POST",), detokenize),
     ("/v1/models", ("GET",), operations.models),
@@ -129,6 +131,8 @@ class Application:
         self.spans = Spans.of(self.config, service.name)
         self.keys = keys
         self.responses = ResponseStore(self.config.response_store_size)
+        find = functools.partial(stored_responses.look_up, self.responses)
+        self.siblings = Siblings(service.name, self.client, find, self.responses.put, loop)
         self._router = Router(
             [Route(path, _Endpoint(self, handler), methods=list(methods)) for path, methods, handler in ROUTES],
             redirect_slashes=False,

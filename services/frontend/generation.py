@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -58,18 +58,31 @@ def _chat_answer(asked: Asked, accepted: list[Accepted], tally: Tally) -> Answer
     return ParsedChatAnswer(asked, accepted, tally, asked.parsing)
 
 
+Read = Callable[["Application", Exchange, bytes], Awaitable[ParsedRequest]]
+"""Makes a body the request that it is. Raises ApiError."""
+
+
 class Endpoint(msgspec.Struct, frozen=True):
     """In what the endpoints differ."""
 
     operation: str
     """As OpenTelemetry calls it."""
-    parse: Callable[[bytes], ParsedRequest]
+    read: Read
     write_id: Callable[..., str]
     answer: Callable[[Asked, list[Accepted], Tally], Answer]
 
 
-CHAT = Endpoint("chat", _parse_chat, chat_id, _chat_answer)
-COMPLETION = Endpoint("text_completion", _parse_completion, completion_id, CompletionAnswer)
+def read_by(parse: Callable[[bytes], ParsedRequest]) -> Read:
+    """For requests that are told by their bodies alone."""
+
+    async def read(app: Application, exchange: Exchange, body: bytes) -> ParsedRequest:
+        return await app.parser.parse(parse, body)
+
+    return read
+
+
+CHAT = Endpoint("chat", read_by(_parse_chat), chat_id, _chat_answer)
+COMPLETION = Endpoint("text_completion", read_by(_parse_completion), completion_id, CompletionAnswer)
 
 
 async def generate(app: Application, exchange: Exchange, endpoint: Endpoint) -> None:
@@ -83,7 +96,7 @@ async def generate(app: Application, exchange: Exchange, endpoint: Endpoint) -> 
     held = app.admission.unread(card, exchange.declared_size(max_size))
     with app.admission.enter(card, exchange.key_name, held) as permit:
         body = await exchange.read_json(max_size)
-        parsed = await app.parser.parse(endpoint.parse, body)
+        parsed = await endpoint.read(app, exchange, body)
         generates = generates_of(app, exchange, parsed, card, arrival)
         asked = asked_of(endpoint.write_id(generates[0].request_id), parsed, card, arrival)
         width, num_prompts = parsed.request.width, len(parsed.prompts)

@@ -61,6 +61,11 @@ class KnownServices:
         return sorted(found, key=lambda report: (_DEPTH.get(kind_of(report), 9), report.name))
 
     @property
+    def frontends(self) -> list[Report]:
+        """By name."""
+        return [report for report in self.reports if kind_of(report) == "frontend"]
+
+    @property
     def awaited(self) -> Report | None:
         """The lowest service that is not ready: what everyone waits for."""
         return next((report for report in self.reports if report.state != "ready"), None)

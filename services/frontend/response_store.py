@@ -1,14 +1,13 @@
 """Responses that were stored, by id: in memory, within a number of bytes, the least recently used go first.
 
-Each belongs to the key that made it and is nobody else's. One frontend's own: see responses.py for what
-that means where there are several. Knows no shape.
+Each belongs to the key that made it and is nobody else's. One frontend's own: how others find them is in
+siblings.py. What was stored is kept as JSON. Knows no shape.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
 
 import msgspec
 
@@ -16,15 +15,20 @@ import msgspec
 class StoredResponse(msgspec.Struct):
     key_name: str
     """Of the API key that made it; empty when there are no keys."""
-    answer: dict[str, Any]
+    status: str
+    """in_progress | completed | incomplete | failed | cancelled."""
+    answer: bytes
     """As it is shown."""
-    input_items: list[dict[str, Any]]
+    input_items: bytes
     """As the client sent them."""
-    messages: list[dict[str, Any]]
+    messages: bytes
     """The whole conversation before the answer, as the chat template takes it."""
-    size_bytes: int = 0
     cancel: Callable[[], None] | None = None
     """Ends it while it is under way."""
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self.answer) + len(self.input_items) + len(self.messages)
 
 
 class ResponseStore:
@@ -36,7 +40,6 @@ class ResponseStore:
     def put(self, response_id: str, stored: StoredResponse) -> None:
         """Keep it, or what it has become; one that is larger than the whole store is not kept."""
         self.delete(response_id)
-        stored.size_bytes = len(msgspec.json.encode((stored.answer, stored.input_items, stored.messages)))
         if stored.size_bytes > self._max_size_bytes:
             return
         self._found[response_id] = stored
@@ -57,3 +60,10 @@ class ResponseStore:
         stored = self._found.pop(response_id, None)
         if stored is not None:
             self.size_bytes -= stored.size_bytes
+
+    def take_all(self) -> list[tuple[str, StoredResponse]]:
+        """Everything, the least recently used first; nothing is left."""
+        found = list(self._found.items())
+        self._found.clear()
+        self.size_bytes = 0
+        return found

@@ -1,16 +1,17 @@
-"""OpenAI's Responses API: make one, look one up, delete or cancel it, list its input.
+"""OpenAI's Responses API: make a response. What is done with stored ones is in stored_responses.py.
 
-The way of a request is generation.py's; what differs is in responses_protocol.py, responses_answer.py
-and response_store.py. A response is in the frontend that made it: with several, another one does not know it.
+The way of a request is generation.py's; what differs is in responses_protocol.py and responses_answer.py.
+It may go on from responses, and refer to items, that any frontend has stored.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from quire.shared.errors import CANCELLED, INVALID_REQUEST, INVALID_VALUE, RESPONSE_NOT_FOUND, ApiError, echo
+from quire.shared.errors import CANCELLED, INVALID_VALUE, ApiError
 from quire.shared.messages import Accepted, ChatPrompt
 from quire.shared.request_ids import response_id
 
@@ -20,24 +21,22 @@ from .exchange import Exchange
 from .generation import Endpoint, generate
 from .parsed_request import ParsedRequest
 from .response_store import StoredResponse
-from .responses_answer import ResponseAnswer, messages_of_output
-from .responses_protocol import (
-    ResponsesRequest,
-    input_items,
-    messages_of,
-    parse_responses,
-    response_format_of,
-    tools_of,
-)
+from .responses_answer import ResponseAnswer, response_of_item
+from .responses_input import input_items, messages_of, referred_to, resolved
+from .responses_protocol import ResponsesRequest, parse_responses, response_format_of, tools_of
+from .stored_responses import find
 
 if TYPE_CHECKING:
     from .app import Application
+
+_MAX_REFERRED = 64
+"""Responses whose items one input may refer to."""
 
 
 async def create(app: Application, exchange: Exchange) -> None:
     call = _Call(app, exchange)
     try:
-        await generate(app, exchange, Endpoint("chat", call.parse, response_id, call.answer))
+        await generate(app, exchange, Endpoint("chat", call.read, response_id, call.answer))
     except ApiError:
         if not call.is_cancelled or exchange.has_started:
             raise
@@ -57,11 +56,35 @@ class _Call:
         self._messages: list[dict[str, Any]] = []
         self._answer: ResponseAnswer | None = None
 
-    def parse(self, body: bytes) -> ParsedRequest:
+    async def read(self, app: Application, exchange: Exchange, body: bytes) -> ParsedRequest:
         """Raises ApiError."""
-        request = self._request = parse_responses(body)
-        self._items = input_items(request)
-        self._messages = [*self._conversation(request), *messages_of(request)]
+        self._request = await app.parser.parse(parse_responses, body)
+        self._items = await app.parser.parse(self._input_items, body)
+        if references := referred_to(self._items):
+            found = await self._referred(references)
+            self._items = [resolved(item, index, found) for index, item in enumerate(self._items)]
+        before = await self._conversation(self._request.previous_response_id)
+        return await app.parser.parse(functools.partial(self._parsed, before), body)
+
+    def _input_items(self, body: bytes) -> list[dict[str, Any]]:
+        return input_items(self._request)
+
+    async def _referred(self, ids: set[str]) -> dict[str, dict[str, Any]]:
+        """The items of those ids, as far as they are stored."""
+        responses = {response_of_item(each) for each in ids} - {""}
+        if len(responses) > _MAX_REFERRED:
+            message = f"The input refers to items of {len(responses)} responses; {_MAX_REFERRED} are allowed."
+            raise ApiError(INVALID_VALUE, message, "input")
+        found: dict[str, dict[str, Any]] = {}
+        for each in sorted(responses):
+            items = await find(self._app, self._exchange.key_name, "items", each, "input")
+            found |= {item["id"]: item for item in msgspec.json.decode(items)}
+        return found
+
+    def _parsed(self, before: list[dict[str, Any]], body: bytes) -> ParsedRequest:
+        """`before`: what was said up to the response that this one follows."""
+        request = self._request
+        self._messages = [*before, *messages_of(self._items)]
         system = [{"role": "system", "content": request.instructions}] if request.instructions else []
         use = tools_of(request)
         tools = [{"type": "function", "function": one} for one in use.functions if use.choice != "none"]
@@ -84,15 +107,11 @@ class _Call:
         )
         return ParsedRequest(chat, [prompt], use)
 
-    def _conversation(self, request: ResponsesRequest) -> list[dict[str, Any]]:
-        """What was said up to the response that this one follows."""
-        if request.previous_response_id is None:
+    async def _conversation(self, previous_id: str | None) -> list[dict[str, Any]]:
+        if previous_id is None:
             return []
-        stored = _stored(self._app, self._exchange, request.previous_response_id, "previous_response_id")
-        if stored.answer["status"] in ("in_progress", "failed"):
-            message = f"The response {echo(request.previous_response_id)} is {stored.answer['status']}."
-            raise ApiError(INVALID_VALUE, message, "previous_response_id")
-        return stored.messages + messages_of_output(stored.answer["output"])
+        key_name = self._exchange.key_name
+        return msgspec.json.decode(await find(self._app, key_name, "conversation", previous_id, "previous_response_id"))
 
     def answer(self, asked: Asked, accepted: list[Accepted], tally: Tally) -> ResponseAnswer:
         self._answer = ResponseAnswer(asked, accepted, tally, self._base(), self._keep)
@@ -102,7 +121,8 @@ class _Call:
         if self._request.store is False:
             return
         cancel = self._cancel if answer["status"] == "in_progress" else None
-        stored = StoredResponse(self._exchange.key_name, dict(answer), self._items, self._messages, cancel=cancel)
+        parts = (encode(answer), encode(self._items), encode(self._messages))
+        stored = StoredResponse(self._exchange.key_name, answer["status"], *parts, cancel=cancel)
         self._app.responses.put(answer["id"], stored)
 
     def _cancel(self) -> None:
@@ -166,53 +186,3 @@ def _shown_text(request: ResponsesRequest) -> dict[str, Any]:
 def _shown(tool: Any) -> dict[str, Any]:
     found = msgspec.to_builtins(tool)
     return {**found, "strict": bool(tool.strict), "parameters": tool.parameters or {}}
-
-
-def _stored(app: Application, exchange: Exchange, asked_id: str, param: str | None = None) -> StoredResponse:
-    stored = app.responses.get(asked_id, exchange.key_name)
-    if stored is None:
-        message = (
-            f"The response {echo(asked_id)} is not there: it was not stored (store: false), it was deleted or"
-            " made room for others (--response-store-size), or another frontend has it."
-        )
-        raise ApiError(RESPONSE_NOT_FOUND, message, param)
-    return stored
-
-
-async def retrieve(app: Application, exchange: Exchange) -> None:
-    stored = _stored(app, exchange, exchange.scope["path_params"]["id"])
-    await exchange.respond(200, encode(stored.answer))
-
-
-async def delete(app: Application, exchange: Exchange) -> None:
-    asked_id = exchange.scope["path_params"]["id"]
-    stored = _stored(app, exchange, asked_id)
-    if stored.cancel is not None:
-        raise ApiError(INVALID_REQUEST, f"The response {echo(asked_id)} is under way: cancel it first.")
-    app.responses.delete(asked_id)
-    await exchange.respond(200, encode({"id": asked_id, "object": "response", "deleted": True}))
-
-
-async def by_id(app: Application, exchange: Exchange) -> None:
-    await (delete if exchange.scope["method"] == "DELETE" else retrieve)(app, exchange)
-
-
-async def cancel(app: Application, exchange: Exchange) -> None:
-    """End one that is under way; its own client gets what there is of it."""
-    asked_id = exchange.scope["path_params"]["id"]
-    stored = _stored(app, exchange, asked_id)
-    if stored.cancel is None and stored.answer["status"] != "cancelled":
-        raise ApiError(INVALID_REQUEST, f"The response {echo(asked_id)} is {stored.answer['status']} already.")
-    if stored.cancel is not None:
-        stored.cancel()
-        stored.cancel = None
-        stored.answer["status"] = "cancelled"
-    await exchange.respond(200, encode(stored.answer))
-
-
-async def list_input(app: Application, exchange: Exchange) -> None:
-    stored = _stored(app, exchange, exchange.scope["path_params"]["id"])
-    items = [{"id": f"item_{index}", **item} for index, item in enumerate(stored.input_items)]
-    first, last = (items[0]["id"], items[-1]["id"]) if items else (None, None)
-    body = {"object": "list", "data": items, "first_id": first, "last_id": last, "has_more": False}
-    await exchange.respond(200, encode(body))

@@ -6,7 +6,6 @@ one. Knows deltas and events, no connection, no store and no body.
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Callable
 from typing import Any
@@ -118,8 +117,8 @@ class ResponseAnswer:
         if self._is_open and self._items[-1]["type"] == kind:
             return b""
         closed = self._close()
-        item: dict[str, Any] = {"id": f"{_PREFIXES[kind]}_{secrets.token_hex(12)}", "type": kind, **fields}
-        item["status"] = "in_progress"
+        own_id = item_id(_PREFIXES[kind], self.response["id"], len(self._items))
+        item: dict[str, Any] = {"id": own_id, "type": kind, **fields, "status": "in_progress"}
         if kind == "message":
             item |= {"role": "assistant", "content": []}
         elif kind == "reasoning":
@@ -195,6 +194,17 @@ def _part(kind: str, text: str) -> dict[str, Any]:
     if kind == "reasoning":
         return {"type": "reasoning_text", "text": text}
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+
+
+def item_id(prefix: str, response_id: str, index: int) -> str:
+    """Names its response, so that the item is found by its id alone."""
+    return f"{prefix}_{response_id.removeprefix('resp_')}{index:08x}"
+
+
+def response_of_item(given_id: str) -> str:
+    """The response that an item's id names; empty if it is none of ours."""
+    digits = given_id.rpartition("_")[2]
+    return f"resp_{digits[:16]}" if len(digits) == 24 else ""
 
 
 def messages_of_output(output: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from .bounds import MAX_ID, Choice, Items, Json, Number, Text, check, out_of_bou
 from .chat_protocol import MAX_MESSAGES
 from .chat_tools import MAX_TOOLS, OBJECT, ToolFunction, ToolUse
 from .constraint_fields import JsonSchema, ResponseFormat
-from .protocol import ABSENT, decode, decode_part, json_of, refuse_unsupported, unsupported
+from .protocol import ABSENT, decode, json_of, refuse_unsupported, unsupported
 
 _ROLES = ("user", "assistant", "system", "developer")
 _LARGE_TEXT = Text(0, 64 << 20)
@@ -38,13 +38,15 @@ class ResponseItem(msgspec.Struct):
     """An item of any type; which fields it needs is its type's matter."""
 
     type: Annotated[str | None, Text(1, 64)] = None
-    """A message, if there is none."""
+    """A message, if there is none; or a reference, if there is an id and no role."""
+    id: Annotated[str | None, Text(0, 256)] = None
     role: Annotated[str | None, Choice(_ROLES)] = None
     content: _Parts = None
     call_id: Annotated[str | None, Text(1, 256)] = None
     name: Annotated[str | None, Text(1, 256)] = None
     arguments: Annotated[str | None, _LARGE_TEXT] = None
     output: _Parts = None
+    summary: _Parts = None
 
 
 Input = Annotated[str | list[ResponseItem], _LARGE_TEXT, Items(1, MAX_MESSAGES)]
@@ -135,84 +137,6 @@ def response_format_of(request: ResponsesRequest) -> ResponseFormat | None:
     if asked is None or asked.type == "text":
         return None
     return ResponseFormat(asked.type, JsonSchema(schema=asked.schema) if asked.type == "json_schema" else None)
-
-
-def input_items(request: ResponsesRequest) -> list[dict[str, Any]]:
-    """The input as the client sent it, as items."""
-    raw = json_of(request.input)
-    if raw[:1] == b'"':
-        text = {"type": "input_text", "text": decode_part(raw, str, "input")}
-        return [{"type": "message", "role": "user", "content": [text]}]
-    return [{"type": "message", **item} for item in decode_part(raw, list[dict[str, Any]], "input")]
-
-
-def messages_of(request: ResponsesRequest) -> list[dict[str, Any]]:
-    """The messages that the input makes. Raises ApiError."""
-    decoded = decode_part(json_of(request.input), Input, "input")
-    if isinstance(decoded, str):
-        return [{"role": "user", "content": decoded}]
-    messages: list[dict[str, Any]] = []
-    for index, item in enumerate(decoded):
-        _add(messages, item, f"input[{index}]")
-    return messages
-
-
-def _add(messages: list[dict[str, Any]], item: ResponseItem, where: str) -> None:
-    """One more item. Reasoning and calls belong to the assistant's message that is being told."""
-    if item.type in (None, "message"):
-        if item.role is None:
-            raise ApiError(MISSING_PARAMETER, f"{where}.role is required.", f"{where}.role")
-        text = _text(item.content, f"{where}.content")
-        last = _assistant(messages) if item.role == "assistant" else None
-        if last is not None and not last["content"] and "tool_calls" not in last:
-            last["content"] = text
-        else:
-            messages.append({"role": item.role, "content": text})
-    elif item.type == "function_call":
-        if not item.name or not item.call_id:
-            raise ApiError(MISSING_PARAMETER, f"{where} needs a name and a call_id.", where)
-        function = {"name": item.name, "arguments": item.arguments or "{}"}
-        call = {"id": item.call_id, "type": "function", "function": function}
-        _assistant_or_new(messages).setdefault("tool_calls", []).append(call)
-    elif item.type == "function_call_output":
-        if not item.call_id:
-            raise ApiError(MISSING_PARAMETER, f"{where}.call_id is required.", f"{where}.call_id")
-        output = _text(item.output, f"{where}.output")
-        messages.append({"role": "tool", "tool_call_id": item.call_id, "content": output})
-    elif item.type == "reasoning":
-        thought = _text(item.content, f"{where}.content")
-        if thought:
-            messages.append({"role": "assistant", "content": "", "reasoning_content": thought})
-    else:
-        message = f"{where} has the type {echo(item.type)}, which is not supported by this server."
-        raise ApiError(UNSUPPORTED_VALUE, message, f"{where}.type")
-
-
-def _assistant(messages: list[dict[str, Any]]) -> dict[str, Any] | None:
-    return messages[-1] if messages and messages[-1]["role"] == "assistant" else None
-
-
-def _assistant_or_new(messages: list[dict[str, Any]]) -> dict[str, Any]:
-    last = _assistant(messages)
-    if last is None:
-        last = {"role": "assistant", "content": ""}
-        messages.append(last)
-    return last
-
-
-def _text(content: str | list[ResponsePart] | None, where: str) -> str:
-    if not isinstance(content, list):
-        return content or ""
-    texts: list[str] = []
-    for index, part in enumerate(content):
-        text = part.refusal if part.type == "refusal" else part.text
-        if part.type not in ("input_text", "output_text", "text", "refusal", "reasoning_text", "summary_text"):
-            message = f"{where}[{index}] has the type {echo(part.type)}; the served model takes text only."
-            raise ApiError(UNSUPPORTED_VALUE, message, f"{where}[{index}].type")
-        if text is None:
-            raise ApiError(MISSING_PARAMETER, f"{where}[{index}].text is required.", f"{where}[{index}].text")
-        texts.append(text)
-    return "\n".join(texts)
 
 
 def tools_of(request: ResponsesRequest) -> ToolUse:

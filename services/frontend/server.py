@@ -102,6 +102,7 @@ class Frontend:
             if self._config.is_joining:
                 await self._until_ready()
             await self._http.serve(sockets=[self._socket])
+            self._app.siblings.bequeath(self._app.responses.take_all())
         finally:
             clock.cancel()
             self._reader.close()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+from collections.abc import Callable
 
 import msgspec
 
@@ -19,7 +20,10 @@ from quire.shared.link import Client, Reader
 from quire.shared.messages import (
     Abort,
     Accepted,
+    Bequest,
+    Finding,
     Generate,
+    Inquiry,
     ModelCard,
     Refused,
     Report,
@@ -76,6 +80,9 @@ class TokenizerClient:
         self._tokenizers: dict[str, _Tokenizer] = {}
         self._num_wanting_ids = 0
         self._remote = set(service.config.tokenizer_address)
+        self.on_letter: Callable[[Inquiry | Finding | Bequest], None] | None = None
+        """Gets what siblings write."""
+        self.on_tokenizer_lost: Callable[[], None] | None = None
         self._below: Below[ToFrontend] = Below(
             service, "tokenizer", ToFrontend, self._on_appear, self._on_vanish, service.config.tokenizer_address
         )
@@ -106,6 +113,11 @@ class TokenizerClient:
         if self._parked:
             self._submit_parked()
 
+    def carry(self, letter: Inquiry | Finding | Bequest) -> None:
+        """Have a tokenizer hand it to a sibling; without one it is lost, as it may be on the way."""
+        if (name := self._least_loaded()) is not None:
+            self._tokenizers[name].client.send(letter)
+
     def publish(self, report: Report) -> None:
         """Send our report down, so that sibling frontends can show it."""
         for one in self._tokenizers.values():
@@ -130,6 +142,8 @@ class TokenizerClient:
         self.known.forget(name)
         for record in [record for record in self._records.values() if record.tokenizer == name]:
             self._lost(record, "tokenizer")
+        if self.on_tokenizer_lost is not None:
+            self.on_tokenizer_lost()
 
     # --- what was lost
 
@@ -264,6 +278,9 @@ class TokenizerClient:
                 self.known.hear(message)
                 if self._parked:
                     self._submit_parked()
+            case Inquiry() | Finding() | Bequest():
+                if self.on_letter is not None:
+                    self.on_letter(message)
 
     def _end_choice(self, record: Record, choice: int) -> None:
         if record.num_open == 1:

@@ -20,8 +20,11 @@ from quire.shared.link import Reader
 from quire.shared.messages import (
     Abort,
     Accepted,
+    Bequest,
+    Finding,
     Generate,
     Hello,
+    Inquiry,
     Look,
     Refused,
     Report,
@@ -39,6 +42,7 @@ from .outbox import Outbox
 from .preparation import Job, Outcome, Preparation, Tokenized
 from .reporting import Reporting
 from .request import Request
+from .sibling_post import carry
 from .stats import Stats
 from .translation import add_resumed, end_request, translate
 
@@ -91,6 +95,8 @@ class TokenizerService:
                 self.poll()
             case Report():
                 self._reporting.frontends[peer] = message
+            case Inquiry() | Finding() | Bequest():
+                carry(message, self._server, self._above)
 
     def _generate(self, peer: str, generate: Generate) -> None:
         if generate.request_id in self._requests:

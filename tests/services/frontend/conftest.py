@@ -22,17 +22,21 @@ import httpx
 import msgspec
 import pytest
 
+from quire.services.tokenizer.sibling_post import carry
 from quire.shared.config import TokenizerConfig
 from quire.shared.link import Server, wait
 from quire.shared.messages import (
     Abort,
     Accepted,
+    Bequest,
     ChatPrompt,
+    Finding,
     Finished,
     Generate,
     GenerationDefaults,
     Hello,
     IdsPrompt,
+    Inquiry,
     LogprobEntry,
     ModelCard,
     Refused,
@@ -148,6 +152,8 @@ class FakeTokenizer:
                 self._above.hear(peer, message)
             case Report():
                 self.reports[message.name] = msgspec.structs.replace(message, known=[])
+            case Inquiry() | Finding() | Bequest():
+                carry(message, self._server, self._above)
             case Abort():
                 self.aborts.append(message)
                 self._ended.add(message.request_id)

@@ -17,7 +17,8 @@ from quire.services.frontend.bounds import Bound, Choice, Items, Json, Number, T
 from quire.services.frontend.chat_protocol import ChatRequest, parse_chat
 from quire.services.frontend.completion_protocol import CompletionRequest, parse_completion
 from quire.services.frontend.openapi import OPERATIONS, document
-from quire.services.frontend.responses_protocol import ResponsesRequest, messages_of, parse_responses, tools_of
+from quire.services.frontend.responses_input import input_items, messages_of
+from quire.services.frontend.responses_protocol import ResponsesRequest, parse_responses, tools_of
 from quire.services.frontend.tokenization import DetokenizeRequest, TokenizeRequest, parse_detokenize, parse_tokenize
 from quire.shared.errors import KINDS, ApiError
 
@@ -25,7 +26,7 @@ from quire.shared.errors import KINDS, ApiError
 def parse_response(body: bytes) -> None:
     """All that is checked before the store is asked."""
     request = parse_responses(body)
-    messages_of(request)
+    messages_of(input_items(request))
     tools_of(request)
 
 

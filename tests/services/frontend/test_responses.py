@@ -127,6 +127,7 @@ def test_a_stored_response_is_looked_up_listed_continued_and_deleted(parsing: An
     assert parsing.client.get(path).json() == first
     listed = parsing.client.get(path + "/input_items").json()
     assert listed["data"][0]["content"] == [{"type": "input_text", "text": f" !say {THOUGHT}{CALL}"}]
+    assert listed["first_id"] == listed["data"][0]["id"] == "item_" + first["id"].removeprefix("resp_") + "0" * 8
     call_id = first["output"][-1]["call_id"]
     result = [{"type": "function_call_output", "call_id": call_id, "output": "!say 4"}]
     second = plain(parsing, {"input": result, "previous_response_id": first["id"], "tools": [TOOL]})
@@ -187,6 +188,47 @@ def test_items_become_the_messages_that_templates_know(parsing: Any) -> None:
     ]
 
 
+def test_input_items_are_listed_in_pages(parsing: Any) -> None:
+    items = [{"role": "user", "content": f"{number} !say x"} for number in range(5)]
+    path = f"/v1/responses/{plain(parsing, {'input': items})['id']}/input_items"
+
+    def listed(**query: Any) -> tuple[list[str], Any]:
+        page = parsing.client.get(path, params=query).json()
+        assert [page["first_id"], page["last_id"]] == [page["data"][0]["id"], page["data"][-1]["id"]]
+        return [item["content"][0] for item in page["data"]], page
+
+    assert listed()[0] == list("43210")
+    contents, page = listed(order="asc", limit=2)
+    assert contents == ["0", "1"] and page["has_more"] is True
+    contents, page = listed(order="asc", limit=3, after=page["last_id"])
+    assert contents == ["2", "3", "4"] and page["has_more"] is False
+    for name, value in (("limit", "0"), ("limit", "x"), ("order", "up"), ("after", "item_9")):
+        response = parsing.client.get(path, params={name: value})
+        assert response.status_code == 400 and error_of(response)["param"] == name
+    assert parsing.client.get(path.removesuffix("/input_items"), params={"stream": "true"}).status_code == 400
+
+
+def test_items_that_are_stored_are_referred_to_by_their_ids(parsing: Any) -> None:
+    first = plain(parsing, say(THOUGHT + CALL, tools=[TOOL]))
+    asked = parsing.client.get(f"/v1/responses/{first['id']}/input_items").json()["data"][0]
+    thought, call = first["output"]
+    items = [
+        {"type": "item_reference", "id": asked["id"]},
+        {"id": thought["id"]},
+        {"type": "item_reference", "id": call["id"]},
+        {"type": "function_call_output", "call_id": call["call_id"], "output": "!say 4"},
+    ]
+    second = plain(parsing, {"input": items, "tools": [TOOL]})
+    call = {"id": call["call_id"], "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
+    assert json.loads(parsing.fake.generates[-1].prompt.messages_json) == [
+        {"role": "user", "content": f" !say {THOUGHT}{CALL}"},
+        {"role": "assistant", "content": "", "reasoning_content": "hm, so", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": call["id"], "content": "!say 4"},
+    ]
+    listed = parsing.client.get(f"/v1/responses/{second['id']}/input_items?order=asc").json()["data"]
+    assert [item["type"] for item in listed] == ["message", "reasoning", "function_call", "function_call_output"]
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_one_under_way_is_cancelled_by_its_id(parsing: Any, stream: bool) -> None:
     answers: list[httpx.Response] = []
@@ -227,7 +269,8 @@ def test_a_stream_that_fails_says_so_and_is_stored_as_failed(parsing: Any) -> No
     [
         ({"input": None}, "input"),
         ({"input": []}, "input"),
-        ({"input": [{"type": "item_reference", "id": "x"}]}, "input[0].type"),
+        ({"input": [{"type": "item_reference", "id": "x"}]}, "input[0].id"),
+        ({"input": [{"id": "msg_0000000000000000" + "00000000"}]}, "input"),
         (
             {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]},
             "input[0].content[0].type",
@@ -258,7 +301,7 @@ def test_a_response_is_its_keys_own(start: Any, fake: Any) -> None:
 
 def test_the_store_keeps_its_bytes_and_drops_what_was_not_used_longest() -> None:
     def stored(text: str) -> StoredResponse:
-        return StoredResponse("", {"text": text}, [], [])
+        return StoredResponse("", "completed", text.encode(), b"[]", b"[]")
 
     store = ResponseStore(400)
     for name in ("a", "b", "c"):

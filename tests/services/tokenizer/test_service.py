@@ -17,10 +17,13 @@ from quire.services.tokenizer.tokenizer import TextTokenizer
 from quire.shared.messages import (
     Abort,
     Accepted,
+    Bequest,
     ChatPrompt,
+    Finding,
     Finished,
     History,
     IdsPrompt,
+    Inquiry,
     Refused,
     Report,
     SamplingParams,
@@ -167,6 +170,25 @@ def test_rows_of_two_frontends_go_to_their_own(chain: Chain, demo: TextTokenizer
         assert batch.started == [Started(1, 4, 0.25)] and batch.finished == [Finished(1, "length")]
         batch = other.next(TextBatch)
         assert (batch.request_ids, batch.texts, batch.started) == ([second], ["y"], [Started(0, 3, 0.5)])
+    finally:
+        other.close()
+
+
+def test_what_frontends_say_to_each_other_is_carried_and_who_is_not_there_is_told(chain: Chain) -> None:
+    other = FakeFrontend(chain.run_dir, name="frontend-1")
+    try:
+        other.until_ready()
+        inquiry = Inquiry("frontend-1", "frontend-0", 7, "answer", "resp_1", "key")
+        chain.frontend.client.send(inquiry)
+        assert other.next(Inquiry) == inquiry
+        finding = Finding("frontend-0", "frontend-1", 7, "found", b"{}")
+        other.client.send(finding)
+        assert chain.frontend.next(Finding) == finding
+        bequest = Bequest("frontend-0", "resp_1", "key", "completed", b"{}", b"[]", b"[]")
+        other.client.send(bequest)
+        assert chain.frontend.next(Bequest) == bequest
+        chain.frontend.client.send(msgspec.structs.replace(inquiry, to="frontend-2"))
+        assert chain.frontend.next(Finding) == Finding("frontend-0", "frontend-2", 7, "unreachable")
     finally:
         other.close()
 
