@@ -212,6 +212,15 @@ class TokenizerConfig(ServiceConfig, frozen=True, kw_only=True):
         int,
         Flag("bytes of address space of the helper process", "limits", ge=128 << 20, le=1 << 40, is_size=True),
     ] = 256 << 20
+    helper_ahead: Annotated[
+        float,
+        Flag(
+            "seconds without work after which the helper process is started before anyone needs it (17 MiB a"
+            " tokenizer); 0: at first need",
+            "serving",
+            ge=0.0,
+        ),
+    ] = 5.0
     engine_address: Annotated[
         tuple[str, ...], Flag("engine to dial beside those in the run directory, tcp://HOST:PORT", "links")
     ] = ()

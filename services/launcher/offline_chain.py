@@ -38,7 +38,13 @@ class OfflineChain:
         unknown = sorted(settings.keys() - known)
         if unknown:
             raise TypeError(f"LLM has no setting {unknown[0]!r}")
-        values = {"log_level": "warning", **settings, "model": None if model is None else os.fspath(model)}
+        # A batch is known when it comes, and most have no use for the helper process.
+        values = {
+            "log_level": "warning",
+            "helper_ahead": 0.0,
+            **settings,
+            "model": None if model is None else os.fspath(model),
+        }
         try:
             check_host()
             check_model(values["model"], values.get("load_format", "auto"))

@@ -97,6 +97,10 @@ class ChatTemplate:
         """Whether the checkpoint has one."""
         return bool(self._templates)
 
+    def start_helper(self) -> None:
+        """Before a request needs it; see Untrusted.start."""
+        self._untrusted.start()
+
     def close(self) -> None:
         self._untrusted.close()
 

@@ -38,6 +38,11 @@ class Reporting:
         self.frontends: dict[str, Report] = {}
         """The latest report of each frontend, reflected so that every frontend knows of all."""
 
+    @property
+    def is_ready(self) -> bool:
+        """As it was last said."""
+        return self._published[0] == "ready"
+
     def poll(self) -> None:
         """To be called often; publishes when it is time."""
         if time.monotonic() >= self._next_report:

@@ -37,6 +37,7 @@ from quire.shared.service import Service
 
 from .encoding_lanes import EncodingLanes
 from .engine_client import Engines
+from .helper_ahead import HelperAhead
 from .model import Model
 from .outbox import Outbox
 from .preparation import Job, Outcome, Preparation, Tokenized
@@ -71,6 +72,7 @@ class TokenizerService:
         self._outboxes: dict[str, Outbox] = {}
         self._stats = Stats()
         self._reporting = Reporting(service, self._above, self._engines, self._stats)
+        self._helper_ahead = HelperAhead(service.config.helper_ahead)
 
     def load(self, model: Model) -> None:
         """From here on requests can be prepared."""
@@ -271,6 +273,12 @@ class TokenizerService:
         self._engines.poll()
         self._reporting.num_requests = len(self._requests)
         self._reporting.poll()
+        if self._helper_ahead.is_due(self._reporting.is_ready, len(self._requests), time.monotonic()):
+            self._start_helper()
+
+    def _start_helper(self) -> None:
+        if self._model is not None:
+            self._loop.run_in_executor(None, self._model.template.start_helper)
 
     # --- the end --------------------------------------------------------------------------------------
 

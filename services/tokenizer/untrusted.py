@@ -1,7 +1,7 @@
 """What clients wrote and a program has to run (templates, regexes, schemas, grammars), under limits.
 
-The tokenizer's side of the helper process: starts it when it is first needed, hands it one program at a
-time, kills and replaces it when it is over its time or memory. Blocks its caller, never the event loop.
+The tokenizer's side of the helper process: starts it ahead or when it is first needed, hands it one program at
+a time, kills and replaces it when it is over its time or memory. Blocks its caller, never the event loop.
 Knows nothing of how programs are run: see untrusted_program.py.
 """
 
@@ -78,6 +78,15 @@ class Untrusted:
                 # What a template makes may depend on the clock.
                 self._outcomes.put(key, outcome, len(outcome.text) + 64)
             return outcome
+
+    def start(self) -> None:
+        """Have the helper on its way before a program needs it. The calling thread must live as long as the process:
+
+        the kernel ends a child with the thread that started it.
+        """
+        with self._lock:
+            if self._helper is None:
+                self._replace()
 
     def _run(self, payload: bytes) -> Outcome:
         """A helper that is lost may have been killed by somebody else: only the second loss is the program's."""
