@@ -1,5 +1,6 @@
 """Graphs of steps: which shapes are captured, which one a step is padded to, and what captures and replays them.
 
+Two graphs a step: to the logits, by shape, and from them, by the number of rows, so that masks may come in between.
 A replayed graph costs the host one call where an eager step costs it some three hundred. Captured once a
 configuration, the largest first, so that all share the memory of the first.
 """
@@ -27,7 +28,7 @@ _MIXED_SIZES = (16, 32, 48, 64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512)
 """Tokens of graphs of steps that are not decode alone. Where products are bound by arithmetic, above 128, padding is at
 most a quarter."""
 _GRAPH_BYTES = 3 << 20
-"""What a graph is reckoned to take beside the memory that all share; measured once they are captured."""
+"""What a graph of a shape is reckoned to take beside the memory that all share; measured once they are captured."""
 
 Replay = Callable[[], None]
 
@@ -138,15 +139,34 @@ class CudaGraphs:
         return total - free
 
 
+class TwoParts(Protocol):
+    """Of a DeviceStep what is captured."""
+
+    def forward(self, shape: StepShape) -> Any: ...
+
+    def sample(self, num_rows: int) -> Any: ...
+
+
+class StepReplay(NamedTuple):
+    """What replays a step, one after the other."""
+
+    shape: StepShape
+    """To which its columns are padded."""
+    forward: Replay
+    sample: Replay
+
+
 class StepGraphs:
     """The captured steps of one configuration."""
 
     def __init__(self, sizes: Sizes) -> None:
         self._sizes = sizes
-        self._replays: dict[StepShape, Replay] = {}
+        self._forwards: dict[StepShape, Replay] = {}
+        self._samples: dict[int, Replay] = {}
+        """By the number of rows."""
         self.size_bytes = 0
 
-    def capture(self, maker: GraphMaker, stream: DeviceStream, compute: Callable[[StepShape], Any]) -> None:
+    def capture(self, maker: GraphMaker, stream: DeviceStream, step: TwoParts) -> None:
         """All of them; the columns must hold rows that can be computed for any shape."""
         start, before = time.perf_counter(), maker.used_bytes()
         # A collection in the middle could give back what belongs to another graph.
@@ -154,18 +174,21 @@ class StepGraphs:
         gc.disable()
         try:
             with stream.issue():
-                for shape in self._sizes.shapes():
-                    self._replays[shape] = maker.capture(lambda shape=shape: compute(shape))
+                shapes = self._sizes.shapes()
+                for shape in shapes:
+                    self._forwards[shape] = maker.capture(lambda shape=shape: step.forward(shape))
+                for rows in sorted({shape.num_rows for shape in shapes}, reverse=True):
+                    self._samples[rows] = maker.capture(lambda rows=rows: step.sample(rows))
         finally:
             gc.enable()
         stream.record().wait()
         self.size_bytes = max(0, maker.used_bytes() - before)
         logger.info(
             "captured %d graphs in %.2f s, %.0f MiB",
-            len(self._replays), time.perf_counter() - start, self.size_bytes / (1 << 20),
+            len(self._forwards) + len(self._samples), time.perf_counter() - start, self.size_bytes / (1 << 20),
         )  # fmt: skip
 
-    def find(self, num_tokens: int, num_rows: int) -> tuple[StepShape, Replay] | None:
+    def find(self, num_tokens: int, num_rows: int) -> StepReplay | None:
         """What a step of so many tokens and rows is padded to, and replayed by."""
         shape = self._sizes.shape_for(num_tokens, num_rows)
-        return None if shape is None else (shape, self._replays[shape])
+        return None if shape is None else StepReplay(shape, self._forwards[shape], self._samples[shape.num_rows])

@@ -16,12 +16,12 @@ from msgspec import Struct
 from quire.shared.messages import NewRow, Plan, StepResult
 
 from .completion import Completion
-from .cuda_graphs import GraphMaker, Replay, StepGraphs
+from .cuda_graphs import GraphMaker, StepGraphs, StepReplay
 from .device_slots import DeviceSlots
 from .device_step import DeviceStep, StepShape
 from .device_stream import DeviceEvent, DeviceStream, staging_memory
 from .errors import PlanError
-from .kv_cache import KVCache
+from .kv_cache import KVCache, disjoint_ends
 from .masks import MaskRows
 from .slot_lengths import Int32s, Limits, int32s
 from .slot_tensors import SlotTensors
@@ -98,26 +98,27 @@ class DeviceRunner:
             raise PlanError(f"{len(copies)} copies for {self.max_rows} rows")
         rows = self._rows(plan)
         batches = list(changes.batches(CHANGE_WORDS))
-        # Before the launch, since a graph samples too: what ran before is answered while they are waited for.
-        masks = MaskRows(wait_for_masks(plan.step), rows.samples, self.limits) if plan.awaits_masks else None
         with self._streams.compute.issue():
             for batch in batches[:-1]:
                 self._step.write(*self._columns.send_batch(batch))
             host = self._columns.host()
             shape, replay = self._shape(rows)
             wanted = self._fill(host, rows, shape)
-            if masks is not None:
-                host.grammar_rows[masks.rows] = masks.places
             packed, segments, pairs = self._columns.send_columns(batches[-1] if batches else None, copies)
             if batches:
                 self._step.write(packed, segments)
             self._remember(self._slots.penalised(plan.new_rows))
-            if masks is not None:
-                masks.send(self._streams.compute, self._allowed, rows.slots, self._slots.has_allowed)
             if len(copies):
-                self._kv_cache.copy_block_pairs(pairs, _disjoint_ends(copies))
+                self._kv_cache.copy_block_pairs(pairs, disjoint_ends(copies))
+            hidden = self._forward(shape, replay)
+        # The logits are under way by now. What ran before is answered while the masks are waited for.
+        masks = MaskRows(wait_for_masks(plan.step), rows.samples, self.limits) if plan.awaits_masks else None
+        with self._streams.compute.issue():
+            if masks is not None:
+                column = self._columns.columns.grammar_rows[: len(rows.slots)]
+                masks.send(self._streams.compute, self._allowed, column, self._naming_slots(rows))
             flight = Flight(plan.step, start, np.flatnonzero(rows.samples).astype(np.int32))
-            self._launch(flight, rows, shape, replay, wanted)
+            self._finish(flight, rows, shape, replay, wanted, hidden)
 
     def collect(self) -> list[StepResult]:
         self._completion.clear()
@@ -137,6 +138,8 @@ class DeviceRunner:
         return self._completion.fileno()
 
     def close(self) -> None:
+        # Of a step that was abandoned there is no flight, and it writes into the KV cache.
+        self._streams.compute.record().wait()
         for flight in self._flights:
             flight.wait()
         self._completion.close()
@@ -160,15 +163,19 @@ class DeviceRunner:
     def _wants_prompts(self, rows: _Rows) -> bool:
         return bool(self._slots.sampling.columns["prompt_logprobs"][rows.slots].any())
 
-    def _shape(self, rows: _Rows) -> tuple[StepShape | None, Replay | None]:
-        """What is computed, and the graph that does; None: nothing, and no graph."""
+    def _naming_slots(self, rows: _Rows) -> Int32s:
+        """Of each row its slot, if it names the tokens that may be drawn, else -1."""
+        return np.where(self._slots.has_allowed[rows.slots], rows.slots, np.int32(-1))
+
+    def _shape(self, rows: _Rows) -> tuple[StepShape | None, StepReplay | None]:
+        """What is computed, and the graphs that do; None: nothing, and no graph."""
         num_rows = len(rows.slots)
         if not num_rows:
             return None, None
         if self.graphs is not None and not self._wants_prompts(rows):
             found = self.graphs.find(rows.num_tokens, num_rows)
             if found is not None:
-                return found
+                return found.shape, found
         is_long = rows.num_scheduled != 1
         num_decode_rows = int(is_long.argmax()) if is_long.any() else num_rows
         num_columns = -(-int(rows.seq_lens.max()) // self.limits.block_size)
@@ -191,7 +198,7 @@ class DeviceRunner:
             host.cu_q[count + 1 : end + 1] = rows.num_tokens
         host.sampling_slots[:count] = np.where(rows.samples, rows.slots, -1)
         host.sampling_slots[count:end] = -1
-        host.grammar_rows[:count] = np.where(self._slots.has_allowed[rows.slots], rows.slots, -1)
+        host.grammar_rows[:count] = self._naming_slots(rows)
         host.grammar_rows[count:end] = -1
         wanted = self._slots.sampling.columns["logprobs"][rows.slots] * rows.samples
         if not wanted.any():
@@ -204,22 +211,31 @@ class DeviceRunner:
         for row in penalised:
             self._step.remember(row.slot, len(row.token_ids) // 4, row.num_prompt_tokens)
 
-    def _launch(
+    def _forward(self, shape: StepShape | None, replay: StepReplay | None) -> torch.Tensor | None:
+        """Hidden states, of a step without a graph."""
+        if replay is not None:
+            replay.forward()
+        elif shape is not None:
+            return self._step.forward(shape)
+        return None
+
+    def _finish(
         self,
         flight: Flight,
         rows: _Rows,
         shape: StepShape | None,
-        replay: Replay | None,
+        replay: StepReplay | None,
         wanted: LogprobsWanted | None,
+        hidden: torch.Tensor | None,
     ) -> None:
+        """Sample, and have the results copied out beside what comes next."""
         compute, side = self._streams.compute, self._streams.results
-        if self._copied is not None:
+        if self._copied is not None:  # the results before, which this step's take the place of
             compute.follow(self._copied)
-        hidden = None
         if replay is not None:
-            replay()
-        elif shape is not None:
-            hidden = self._step.compute(shape)
+            replay.sample()
+        elif shape is not None and shape.is_sampling:
+            self._step.sample(shape.num_rows)
         sampled, of_prompts = None, []
         if wanted is not None:
             chosen = self._columns.columns.logprob_rows[: len(wanted.names)]
@@ -262,15 +278,16 @@ class DeviceRunner:
         self._send_dummies()
         limits = self.limits
         with self._streams.compute.issue():
-            self._step.compute(StepShape(limits.max_num_batched_tokens, self.max_rows, 0, limits.num_table_blocks))
-            self._step.compute(StepShape(1, 1, 1, limits.num_table_blocks))
+            for num_tokens, num_rows, num_decode_rows in ((limits.max_num_batched_tokens, self.max_rows, 0), (1, 1, 1)):
+                self._step.forward(StepShape(num_tokens, num_rows, num_decode_rows, limits.num_table_blocks))
+                self._step.sample(num_rows)
         self._streams.compute.record().wait()
 
     @torch.inference_mode()
     def capture(self, graphs: StepGraphs, maker: GraphMaker) -> None:
         """Have steps replayed by graphs from now on."""
         self._send_dummies()
-        graphs.capture(maker, self._streams.compute, self._step.compute)
+        graphs.capture(maker, self._streams.compute, self._step)
         self.graphs = graphs
 
     def _send_dummies(self) -> None:
@@ -281,15 +298,3 @@ class DeviceRunner:
         host.cu_q[:] = self._numbers
         host.grammar_rows[:] = -1
         self._columns.send_columns(None, np.empty((0, 2), np.int32))
-
-
-def _disjoint_ends(pairs: Int32s) -> list[int]:
-    """Where to cut pairs (from, to), to be copied one after the other, into runs that may be copied at once."""
-    ends, sources, targets = [], set[int](), set[int]()
-    for place, (source, target) in enumerate(pairs.tolist()):
-        if source in targets or target in sources or target in targets or source == target:
-            ends.append(place)
-            sources, targets = set(), set()
-        sources.add(source)
-        targets.add(target)
-    return [*ends, len(pairs)]

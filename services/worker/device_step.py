@@ -1,7 +1,7 @@
-"""A step on the device, from what lies there to sampled tokens: what a graph captures, or runs as it is.
+"""A step on the device, from what lies there to sampled tokens: what graphs capture, or runs as it is.
 
-Reads and writes nothing but tensors that stay where they are, so that it can be captured once for a shape
-and replayed for every step of it. Knows neither plans nor lengths.
+In two parts, for grammars' masks may come between them. Reads and writes nothing but tensors that stay where they are,
+so that it can be captured once for a shape and replayed for every step of it. Knows neither plans nor lengths.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Results:
 
 
 class DeviceStep:
-    """`compute` may be called for any shape up to the limits."""
+    """`forward` may be called for any shape up to the limits, `sample` after it."""
 
     def __init__(
         self,
@@ -74,10 +74,10 @@ class DeviceStep:
         self._workspace = kernels.make_sampling_workspace(max_rows, limits.vocab_size, device)
         self.results = Results(max_rows, device)
         self.logits = torch.empty(max_rows, limits.vocab_size, dtype=torch.float32, device=device)
-        """Raw, of the rows of the last step that sampled."""
+        """Raw, of the rows of the last step that could sample."""
 
-    def compute(self, shape: StepShape) -> torch.Tensor:
-        """Hidden states [num_tokens, hidden_size]; sampled tokens go to `results` and to their slots."""
+    def forward(self, shape: StepShape) -> torch.Tensor:
+        """Hidden states [num_tokens, hidden_size]; logits go to `logits`, if any row may sample."""
         columns, num_rows = self._columns, shape.num_rows
         inputs = StepTensors(
             self._inputs.input_ids[: shape.num_tokens],
@@ -104,18 +104,18 @@ class DeviceStep:
         if shape.is_sampling:
             # Of each row the last token, sampling or not: where all have one, that is all of them.
             is_whole = shape.num_tokens == num_rows == shape.num_decode_rows
-            self._sample(hidden if is_whole else hidden.index_select(0, cu_q[1:] - 1), inputs.seq_lens)
+            last = hidden if is_whole else hidden.index_select(0, cu_q[1:] - 1)
+            # Widened by the copy: a product in float32 would be written and read once more.
+            self.logits[:num_rows].copy_(self._model.compute_logits(last, last.dtype))
         return hidden
 
-    def _sample(self, hidden: torch.Tensor, seq_lens: torch.Tensor) -> None:
-        num_rows, results = hidden.shape[0], self.results
+    def sample(self, num_rows: int) -> None:
+        """From the logits of so many rows; tokens go to `results` and to their slots."""
+        results = self.results
         slots = self._columns.sampling_slots[:num_rows]
         token_ids = results.token_ids[:num_rows]
-        logits = self.logits[:num_rows]
-        # Widened by the copy: a product in float32 would be written and read once more.
-        logits.copy_(self._model.compute_logits(hidden, hidden.dtype))
         kernels.sample_slots(
-            logits,
+            self.logits[:num_rows],
             slots,
             self._columns.grammar_rows[:num_rows],
             self._slots.allowed,
@@ -125,7 +125,7 @@ class DeviceStep:
             results.is_ok[:num_rows],
         )
         # A row that samples has computed all of its tokens: the next one's place is its length.
-        kernels.append_tokens(self._slots.token_ids, slots, seq_lens, token_ids)
+        kernels.append_tokens(self._slots.token_ids, slots, self._inputs.seq_lens[:num_rows], token_ids)
 
     def remember(self, slot: int, num_tokens: int, num_prompt: int) -> None:
         """The tokens of a row that is penalised for them; they lie in its slot."""

@@ -14,6 +14,7 @@ from quire import kernels
 from quire.shared.model_config import ModelConfig
 
 from .layers.placement import Placement
+from .slot_lengths import Int32s
 
 
 def block_bytes(config: ModelConfig, block_size: int, dtype: torch.dtype) -> int:
@@ -63,9 +64,21 @@ class KVCache:
         kernels.copy_blocks(self.values, pairs)
 
     def copy_block_pairs(self, pairs: torch.Tensor, ends: list[int]) -> None:
-        """The same of pairs int32 [P, 2] on the device, in runs that end where `ends` says, each disjoint."""
+        """The same of pairs int32 [P, 2] on the device, in runs that end where `ends` says (see disjoint_ends)."""
         begin = 0
         for end in ends:
             kernels.copy_block_pairs(self.keys, pairs[begin:end])
             kernels.copy_block_pairs(self.values, pairs[begin:end])
             begin = end
+
+
+def disjoint_ends(pairs: Int32s) -> list[int]:
+    """Where to cut pairs (from, to), to be copied one after the other, into runs that may be copied at once."""
+    ends, sources, targets = [], set[int](), set[int]()
+    for place, (source, target) in enumerate(pairs.tolist()):
+        if source in targets or target in sources or target in targets or source == target:
+            ends.append(place)
+            sources, targets = set(), set()
+        sources.add(source)
+        targets.add(target)
+    return [*ends, len(pairs)]

@@ -38,17 +38,25 @@ class MaskRows:
         self.places = np.arange(self._first, self._first + len(chosen), dtype=np.int32)
         """Which row of the device's bits each has."""
 
-    def send(self, stream: DeviceStream, allowed: torch.Tensor, slots: Int32s, has_allowed: np.ndarray) -> None:
-        """On `stream`. allowed int32 [2 max_num_seqs, W]; where a slot names tokens too, both must allow one."""
+    def send(self, stream: DeviceStream, allowed: torch.Tensor, grammar_rows: torch.Tensor, own: Int32s) -> None:
+        """On `stream`, into the bits and the column of the step that lie on the device.
+
+        allowed int32 [2 max_num_seqs, W]; grammar_rows int32 [B]; own [B]: the slot where a row names tokens itself,
+        else -1. Where it does, both must allow a token.
+        """
         if not len(self.rows):
             return
-        staged = staging_memory(self._bits.nbytes, allowed.device).view(torch.int32).view(self._bits.shape)
-        staged.copy_(torch.from_numpy(self._bits))
-        target = allowed[self._first : self._first + len(staged)]
-        stream.copy(target, staged)
-        own = slots[self.rows]
-        for place in np.flatnonzero(has_allowed[own]).tolist():
-            target[place] &= allowed[int(own[place])]
+        column = own.copy()
+        column[self.rows] = self.places
+        staged = staging_memory(self._bits.nbytes + column.nbytes, allowed.device).view(torch.int32)
+        staged.numpy()[:] = np.concatenate((self._bits.reshape(-1), column))
+        bits, rows = staged[: self._bits.size].view(self._bits.shape), staged[self._bits.size :]
+        target = allowed[self._first : self._first + len(bits)]
+        stream.copy(target, bits)
+        stream.copy(grammar_rows, rows)
+        for place, slot in enumerate(own[self.rows].tolist()):
+            if slot >= 0:
+                target[place] &= allowed[slot]
 
 
 def _checked(masks: Masks, num_rows: int, vocab_size: int) -> tuple[Int32s, np.ndarray]:

@@ -40,6 +40,11 @@ def constrained(submit: Submit, constraint: Constraint) -> Submit:
     return msgspec.structs.replace(submit, grammar=constraints().grammar(constraint))
 
 
+def guides_of(request: Submit) -> Guides | None:
+    grammar = request.grammar
+    return None if grammar is None else Guides(table().compiled(grammar), grammar, table(), request)
+
+
 class GuidedEngine(MaskedEngine):
     """Over fake rows of the demo model's vocabulary."""
 
@@ -56,9 +61,6 @@ class GuidedEngine(MaskedEngine):
         self.grammars = Grammars()
 
     def add(self, request: Submit):
-        guides = None
-        if request.grammar is not None:
-            guides = Guides(table().compiled(request.grammar), request.grammar, table(), request)
-        added = self.scheduler.add(PEER, request, self.now, guides)
+        added = self.scheduler.add(PEER, request, self.now, guides_of(request))
         self.committer.end_exhausted(added, self.now)
         return added

@@ -58,10 +58,11 @@ def test_on_a_device_masks_lie_behind_the_bits_of_slots_and_both_must_allow_a_to
     found = MaskRows(masks([0, 2], [1, 2, 3], [4, 5]), samples, limits)
     assert (found.rows.tolist(), found.places.tolist()) == ([1, 3], [4, 5])
     allowed = torch.zeros(8, 3, dtype=torch.int32)
-    allowed[2] = torch.from_numpy(bits([2, 9]))[0]
-    slots = np.array([0, 2, 1, 3], np.int32)
-    found.send(ImmediateStream(), allowed, slots, np.array([False, False, True, False]))
+    allowed[1] = torch.from_numpy(bits([2, 9]))[0]
+    grammar_rows = torch.full((4,), -1, dtype=torch.int32)
+    found.send(ImmediateStream(), allowed, grammar_rows, np.array([-1, 1, 2, -1], np.int32))
     assert torch.equal(allowed[4:6], torch.from_numpy(bits([2], [4, 5])))
+    assert grammar_rows.tolist() == [-1, 4, 2, 5]
 
 
 class Messages:

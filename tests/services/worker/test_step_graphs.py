@@ -10,6 +10,7 @@ import pytest
 import torch
 from checkpoints import make_checkpoint
 from plans import Driver
+from test_device_runner import masked_step
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from quire import kernels
@@ -146,6 +147,9 @@ def test_recorded_steps_give_what_steps_give(tmp_path, monkeypatch):
             driver.run(rows[:count], 6 + count)
         driver.preempt(rows[0])
         driver.run(rows, 15)
+        generator = random.Random(7)
+        for _ in range(6):
+            masked_step(driver, [(row, row.num_missing) for row in rows], generator)
         outputs.append([row.output for row in rows])
     assert outputs[0] == outputs[1]
     assert graphs.num_replays > 20
