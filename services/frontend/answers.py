@@ -34,6 +34,8 @@ class Asked(msgspec.Struct):
     fingerprint: str
     num_prompts: int
     n: int
+    num_drawn: int
+    """Answers that are run for each prompt; the best n of them are given."""
     has_usage: bool
     """Streams: a last chunk of usage, and `usage: null` in the others."""
     has_continuous_usage: bool
@@ -65,12 +67,12 @@ class Tally:
         self.output_tokens = 0
         self.cached_tokens = 0
         self.reasoning_tokens = 0
-        self.num_open = asked.num_choices
+        self.num_open = asked.num_prompts * asked.num_drawn
         self.reasons: list[str] = []
 
-    def add(self, delta: Delta, n: int) -> None:
+    def add(self, delta: Delta, num_drawn: int) -> None:
         self.output_tokens += delta.count
-        if delta.num_cached_tokens and delta.index % n == 0:
+        if delta.num_cached_tokens and delta.index % num_drawn == 0:
             self.cached_tokens += delta.num_cached_tokens  # the prompt is counted once, not per choice
         if delta.finish_reason is not None:
             self.num_open -= 1

@@ -63,9 +63,10 @@ def parse_completion(body: bytes) -> tuple[CompletionRequest, list[Prompt]]:
         raise out_of_bounds("max_tokens", "must be at least 1; 0 is allowed only with echo: true")
     prompts = _prompts(json_of(request.prompt), request.add_special_tokens is not False)
     if len(prompts) * request.width > MAX_CHOICES:
-        what = f"{request.width} beams" if request.use_beam_search else f"n of {request.num_choices}"
+        name = "n" if request.best_of is None else "best_of"
+        what = f"{request.width} beams" if request.use_beam_search else f"{name} of {request.width}"
         message = f"{len(prompts)} prompts x {what} are more than {MAX_CHOICES} answers."
-        raise ApiError(INVALID_VALUE, message, "n")
+        raise ApiError(INVALID_VALUE, message, name)
     return request, prompts
 
 

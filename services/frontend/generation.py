@@ -22,6 +22,7 @@ from .admission import Held, Permit, tokens_in
 from .answers import Answer, Asked, Tally, scored
 from .beam import BeamSearches
 from .beam_params import BeamParams, beams_of
+from .best_of import best
 from .chat import ChatAnswer
 from .chat_protocol import parse_chat
 from .completion_protocol import parse_completion
@@ -127,7 +128,7 @@ class _Generation:
         self._generates = generates
         self._permit = permit
         self._facts = facts
-        self._mailbox = Mailbox(asked.num_prompts, asked.num_choices, app.loop)
+        self._mailbox = Mailbox(asked.num_prompts, asked.num_prompts * asked.num_drawn, app.loop)
         self._mailbox.on_begin = permit.begin
         self._mailbox.wants_output_ids = asked.parsing is not None and bool(asked.parsing.reasoning_format)
         self._records: list[Record] = []
@@ -231,20 +232,22 @@ class _Generation:
 
     async def _whole(self, answer: Answer, tally: Tally) -> bytes:
         """The plain answer: each choice's deltas merged into one."""
-        choices: list[Delta | None] = [None] * self._asked.num_choices
+        asked = self._asked
+        choices: list[Delta | None] = [None] * (asked.num_prompts * asked.num_drawn)
         while tally.num_open:
             for delta in await self._mailbox.take():
-                if self._asked.is_scoring:
+                if asked.is_scoring:
                     delta = scored(delta)
                 if not any(choices):
                     self._on_first()
-                tally.add(delta, self._asked.n)
+                tally.add(delta, asked.num_drawn)
                 choice = choices[delta.index]
                 if choice is None:
                     choices[delta.index] = delta
                 else:
                     choice.merge(delta)
-        return answer.whole([choice for choice in choices if choice is not None])
+        whole = [choice for choice in choices if choice is not None]
+        return answer.whole(whole if asked.num_drawn == asked.n else best(whole, asked.num_drawn, asked.n))
 
     def _on_first(self) -> None:
         now = self._facts.first_token_at = time.time()

@@ -24,6 +24,7 @@ from quire.shared.errors import (
 )
 
 from .beam_params import MAX_BEAMS, check_beams
+from .best_of import check_best_of
 from .bounds import MAX_ID, Choice, Items, Json, Number, Text, bounds_of, check, check_value, out_of_bounds
 from .constraint_fields import Choices, GrammarText, Pattern, ResponseFormat, Schema, StructuredOutputs
 
@@ -53,6 +54,7 @@ class GenerationRequest(msgspec.Struct, kw_only=True):
 
     model: Annotated[str | None, Text(0, 256)] = None
     n: Annotated[int | None, Number(1, MAX_CHOICES)] = None
+    best_of: Annotated[int | None, Number(1, MAX_CHOICES)] = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
@@ -106,7 +108,6 @@ class GenerationRequest(msgspec.Struct, kw_only=True):
     service_tier: Annotated[str | None, Text(0, 64)] = None
 
     # Known, and refused unless they ask for nothing: answering as if they were not there would be wrong.
-    best_of: Annotated[int | None, Number(0, MAX_CHOICES)] = None
     guided_whitespace_pattern: Annotated[msgspec.Raw, _REFUSED] = ABSENT
     logits_processors: Annotated[msgspec.Raw, _REFUSED] = ABSENT
     logit_processors: Annotated[msgspec.Raw, _REFUSED] = ABSENT
@@ -120,9 +121,14 @@ class GenerationRequest(msgspec.Struct, kw_only=True):
         return 1 if self.n is None else self.n
 
     @property
+    def num_drawn(self) -> int:
+        """Answers to each prompt of which the best `num_choices` are given."""
+        return self.num_choices if self.use_beam_search else self.best_of or self.num_choices
+
+    @property
     def width(self) -> int:
         """Of each prompt, what runs at once: its answers, or its beams."""
-        return (self.beam_width or self.best_of or self.num_choices) if self.use_beam_search else self.num_choices
+        return (self.beam_width or self.best_of or self.num_choices) if self.use_beam_search else self.num_drawn
 
     @property
     def includes_usage(self) -> bool:
@@ -169,8 +175,7 @@ def check_shared(request: GenerationRequest) -> None:
     check(request)
     refuse_unsupported(request)
     check_beams(request)
-    if request.best_of is not None and request.best_of != request.num_choices and not request.use_beam_search:
-        raise unsupported("best_of", "with a value other than n, but with use_beam_search,")
+    check_best_of(request)
     if request.truncation_side == "right":
         raise unsupported("truncation_side", "'right'")
     if request.truncate_prompt_tokens == 0:

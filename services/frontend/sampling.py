@@ -36,6 +36,8 @@ def sampling_params(request: ChatRequest | CompletionRequest, card: ModelCard) -
     prompt_logprobs = request.prompt_logprobs
     if isinstance(request, CompletionRequest) and request.echo and logprobs is not None:
         prompt_logprobs = max(logprobs, prompt_logprobs or 0)
+    if logprobs is None and request.num_drawn > request.num_choices:
+        logprobs = 0  # to know the best by
     return SamplingParams(
         max_tokens=1 if max_tokens == 0 else max_tokens,
         min_tokens=min_tokens,

@@ -95,7 +95,7 @@ class EventStream:
 
     async def _send_deltas(self, deltas: list[Delta]) -> None:
         """Those, and all that follow until each choice has ended."""
-        tally, mailbox, n = self._tally, self.mailbox, self._asked.n
+        tally, mailbox, n = self._tally, self.mailbox, self._asked.num_drawn
         is_scoring, chunks = self._asked.is_scoring, self._answer.chunks
         is_first = True
         while True:
@@ -133,7 +133,7 @@ class EventStream:
         transport = self._transport
         if transport.get_write_buffer_size() or transport.is_closing():
             return False
-        self._tally.add(delta, self._asked.n)
+        self._tally.add(delta, self._asked.num_drawn)
         frames = self._answer.chunks(delta)
         if frames:
             transport.write(b"%x\r\n%b\r\n" % (len(frames), frames))

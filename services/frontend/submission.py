@@ -49,7 +49,7 @@ def generates_of(
     return [
         # Once the first prompt runs, the others may wait: their answer has begun.
         Generate(
-            app.ids.next(), prompt, request.num_choices, sampling, text, priority, arrival,
+            app.ids.next(), prompt, request.num_drawn, sampling, text, priority, arrival,
             cache_salt=salt, max_queue_seconds=0.0 if position else max_queue, constraint=constraint,
         )
         for position, prompt in enumerate(parsed.prompts)
@@ -74,6 +74,7 @@ def asked_of(answer_id: str, parsed: ParsedRequest, card: ModelCard, arrival: fl
         fingerprint=_fingerprint_of(card),
         num_prompts=len(parsed.prompts),
         n=request.num_choices,
+        num_drawn=request.num_drawn,
         has_usage=request.includes_usage,
         has_continuous_usage=request.has_continuous_usage,
         logprobs=logprobs_of(request),

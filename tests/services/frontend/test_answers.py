@@ -19,14 +19,14 @@ from quire.services.frontend.mailbox import Delta, Mailbox
 from quire.shared.messages import Accepted, LogprobEntry
 
 BARE = Asked(
-    id="chatcmpl-1", model="dé\"mo", created=7, fingerprint="fp_1", num_prompts=1, n=1, has_usage=False,
-    has_continuous_usage=False, logprobs=None, has_prompt_logprobs=False, is_echoed=False, is_scoring=False,
-    writes_token_ids=False, returns_token_ids=False,
+    id="chatcmpl-1", model="dé\"mo", created=7, fingerprint="fp_1", num_prompts=1, n=1, num_drawn=1,
+    has_usage=False, has_continuous_usage=False, logprobs=None, has_prompt_logprobs=False, is_echoed=False,
+    is_scoring=False, writes_token_ids=False, returns_token_ids=False,
 )  # fmt: skip
 
 
 def asked(**fields: Any) -> Asked:
-    return msgspec.structs.replace(BARE, **fields)
+    return msgspec.structs.replace(BARE, **{"num_drawn": fields.get("n", 1), **fields})
 
 
 def entry(token: bytes) -> LogprobEntry:
