@@ -1,7 +1,8 @@
 """What structured output costs: the masks of a step, and the throughput of constrained streams beside free ones.
 
 `python bench/structured.py --model FOLDER`. Masks are measured in this process, streams on the whole chain without
-HTTP, free and constrained in turn. Constrained streams write a JSON array that does not end before they do.
+HTTP, free and constrained by turns. Constrained streams write a JSON array that does not end before they do, so that
+both give as many tokens.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from typing import Any
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 from bench.recording import medians, record, spread, table, write
+from bench.reports import histogram_percentile, samples_of
 from bench.response import monotonic
 from quire.services.engine.grammars import Facts, Guides, Table
 from quire.services.engine.masks import MaskBuilder
@@ -38,6 +41,9 @@ _ITEM = {
 }
 SCHEMA = {"type": "array", "items": _ITEM, "minItems": 2000, "maxItems": 2000}
 _STEPS = 200
+_COSTS = (("masks", "quire_masks_seconds", "engine-0"), ("wait", "quire_masks_wait_seconds", "worker-0-0"))
+_REPORTED_SECONDS = 1.5
+"""After which a service has reported what it did before."""
 
 
 def measure_masks(folder: Path, num_rows: int) -> dict[str, Any]:
@@ -108,27 +114,49 @@ def measure_streams(llm: LLM, num_streams: int, output_len: int, outputs: Struct
     return num_streams * output_len / seconds
 
 
+def measure_rounds(llm: LLM, num_streams: int, output_len: int, num_rounds: int) -> list[dict[str, float]]:
+    """Free and constrained by turns."""
+    kinds = {"free": None, "constrained": StructuredOutputs(json=SCHEMA)}
+    for outputs in kinds.values():
+        measure_streams(llm, num_streams, 4, outputs)
+    rounds = []
+    for number in range(num_rounds):
+        order = list(kinds) if number % 2 == 0 else list(reversed(kinds))
+        found = {kind: measure_streams(llm, num_streams, output_len, kinds[kind]) for kind in order}
+        rounds.append({**found, "share": found["constrained"] / found["free"]})
+    return rounds
+
+
+def step_costs(llm: LLM) -> dict[str, dict[str, float]]:
+    """Milliseconds a step of the streams so far, by the services' own metrics.
+
+    masks: making them, in the engine, while the workers compute. wait: of the workers, their logits being there.
+    """
+    time.sleep(_REPORTED_SECONDS)
+    found = {}
+    for what, family, name in _COSTS:
+        samples = samples_of(llm.run_dir, name)
+        shares = {f"p{share}": 1e3 * histogram_percentile(samples, family, share) for share in (50, 90, 99)}
+        count = samples.get(f"{family}_count", 0.0)
+        found[what] = {"mean": 1e3 * samples.get(f"{family}_sum", 0.0) / max(count, 1.0), **shares, "steps": count}
+    return found
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     made = argparse.ArgumentParser(prog="structured.py", description="Measure what structured output costs.")
     made.add_argument("--model", help="checkpoint folder; the demo model if absent")
     made.add_argument("--streams", type=int, default=32)
     made.add_argument("--output-len", type=int, default=64)
-    made.add_argument("--rounds", type=int, default=3)
+    made.add_argument("--rounds", type=int, default=5)
     made.add_argument("--mask-rows", type=int, nargs="*", default=[1, 32, 256])
     made.add_argument("--out", help="JSON file; a bare name goes to bench/results")
     options = made.parse_args(argv)
     try:
         folder = find_model(options.model)
         masks = {str(rows): measure_masks(folder, rows) for rows in options.mask_rows}
-        rounds = []
-        outputs = StructuredOutputs(json=SCHEMA)
         with LLM(options.model, max_num_seqs=options.streams) as llm:
-            measure_streams(llm, options.streams, 4, None)
-            measure_streams(llm, options.streams, 4, outputs)
-            for _ in range(options.rounds):
-                free = measure_streams(llm, options.streams, options.output_len, None)
-                constrained = measure_streams(llm, options.streams, options.output_len, outputs)
-                rounds.append({"free": free, "constrained": constrained, "share": constrained / free})
+            rounds = measure_rounds(llm, options.streams, options.output_len, options.rounds)
+            costs = step_costs(llm)
     except (ModelFilesError, LLMError, OSError, RuntimeError) as error:
         print(f"quire bench: {error}", file=sys.stderr)
         return 1
@@ -149,11 +177,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             ],
         )
     )
+    print()
+    print(
+        table(
+            ["a constrained step, ms", "mean", "p50", "p90", "p99", "steps"],
+            [[what, *(of[name] for name in ("mean", "p50", "p90", "p99", "steps"))] for what, of in costs.items()],
+        )
+    )
     print(f"\n{options.streams} streams: {found['free']:,.0f} tokens/s free, {found['constrained']:,.0f} constrained,")
     print(f"a share of {found['share']:.2f} (median of {options.rounds} rounds)")
     if options.out:
         settings = {name: value for name, value in vars(options).items() if name != "out"}
-        write(record("structured", {"masks": masks, "rounds": rounds, "medians": found}, settings), options.out)
+        results = {"masks": masks, "steps": costs, "rounds": rounds, "medians": found}
+        write(record("structured", results, settings), options.out)
     return 0
 
 

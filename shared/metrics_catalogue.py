@@ -78,8 +78,10 @@ _FAMILIES = (
     _gauge("quire_engine_last_step_age_seconds", "engine", "Time since the last step.", is_merged_by_max=True),
     _counter("quire_nan_rows_total", "engine", "Rows ended because their logits were not finite."),
     _counter("quire_steps_total", "engine", "Steps."),
+    _histogram("quire_masks_seconds", "engine", "Making the masks of a step, its tokens being known.", _HOST_SECONDS),
     # --- worker
     _histogram("quire_worker_host_seconds", "worker", "From a plan's receipt to its launch on a GPU.", _HOST_SECONDS),
+    _histogram("quire_masks_wait_seconds", "worker", "From a step's need of masks to their arrival.", _HOST_SECONDS),
     # --- tokenizer
     _histogram("quire_encode_seconds", "tokenizer", "From Generate to the prompt's token ids.", _FAST_SECONDS),
     _gauge("quire_tokenizer_requests", "tokenizer", "Requests a tokenizer holds."),

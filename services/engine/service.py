@@ -128,7 +128,9 @@ class Engine:
         plan, step = replica.in_flight[0]
         if not plan.awaits_masks:
             return
+        start = time.monotonic()
         masks, failed = replica.masks.build(plan.step, step)
+        self._stats.masks(time.monotonic() - start)
         self._workers.send(masks)
         for choice, message in failed:
             replica.committer.end_unsampled(choice, message)

@@ -21,6 +21,7 @@ class Stats:
         self._nan_rows = metrics.counter("quire_nan_rows_total")
         self._steps = metrics.counter("quire_steps_total")
         self._iteration_tokens = metrics.histogram("vllm:iteration_tokens_total")
+        self._masks_time = metrics.histogram("quire_masks_seconds")
         self._token_latency = metrics.histogram("vllm:inter_token_latency_seconds")
         self._queue_time = metrics.histogram("vllm:request_queue_time_seconds")
         self._prefill_time = metrics.histogram("vllm:request_prefill_time_seconds")
@@ -49,6 +50,10 @@ class Stats:
         self._iteration_tokens.observe(num_tokens)
         self._token_latency.observe_all(latencies)
         self._generation_tokens.add(len(latencies))
+
+    def masks(self, seconds: float) -> None:
+        """What a step's masks took to make."""
+        self._masks_time.observe(seconds)
 
     def first_token(self, request: Request, choice: Choice, now: float) -> None:
         self._queue_time.observe(choice.scheduled_at - request.arrival_monotonic)

@@ -100,6 +100,11 @@ class LLM:
         """The best continuations of each prompt, best first, as its choices. Their `score`s are the beams'."""
         return beam_search(self._chain.session, _listed(prompts), params or BeamSearchParams())
 
+    @property
+    def run_dir(self) -> str:
+        """Where its processes meet."""
+        return self._chain.run_dir
+
     def close(self) -> None:
         """End the processes. Safe to call twice; calls under way end with errors."""
         self._chain.close()

@@ -32,13 +32,24 @@ class PlansUnderWay:
         self._peers: deque[str] = deque()
         self._metrics = Metrics()
         self._host_time = self._metrics.histogram("quire_worker_host_seconds")
+        self._masks_wait = self._metrics.histogram("quire_masks_wait_seconds")
 
     def submit(self, peer: str, plan: Plan, received: float, wait_for_masks: Callable[[int], Masks]) -> None:
         """`received`: of time.perf_counter, before the plan was decoded. Raises PlanError, StepAbandoned."""
-        self._runner.submit(plan, wait_for_masks)
+        waited = 0.0
+
+        def masks(step: int) -> Masks:
+            nonlocal waited
+            start = time.perf_counter()
+            found = wait_for_masks(step)
+            waited = time.perf_counter() - start
+            self._masks_wait.observe(waited)
+            return found
+
+        self._runner.submit(plan, masks)
         self._peers.append(peer)
         if self._runner.fileno() is not None:  # else the step itself was computed meanwhile
-            self._host_time.observe(time.perf_counter() - received)
+            self._host_time.observe(time.perf_counter() - received - waited)
 
     def answers(self) -> list[tuple[str, StepResult]]:
         """Those that are there, each with the peer that asked; never waits."""

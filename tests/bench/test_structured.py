@@ -13,6 +13,8 @@ def test_masks_and_streams_are_measured_and_written_down(tmp_path, capsys):
     assert structured.main(flags) == 0
     results = json.loads(out.read_text())["results"]
     assert set(results["masks"]) == {"1", "3"} and results["masks"]["3"]["masks_ms"]["p50"] > 0
+    assert results["steps"]["masks"]["steps"] == results["steps"]["wait"]["steps"] > 8
+    assert 0 < results["steps"]["masks"]["p50"] <= results["steps"]["masks"]["p99"]
     assert results["medians"]["constrained"] > 0 and results["medians"]["share"] > 0
     assert "4 streams" in capsys.readouterr().out
 
