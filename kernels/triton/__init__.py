@@ -75,5 +75,5 @@ def launches(dims: Dims) -> list[Launch]:
 def compile_ahead(dims: Dims, device: torch.device, num_threads: int) -> int:
     torch.cuda.set_device(device)
     # Made once, before each thread would make one of its own.
-    _ = runtime.driver.active.get_current_device()
+    _ = runtime.driver.active
     return len(load_all(launches(dims), num_threads, lambda: torch.cuda.set_device(device)))

@@ -62,6 +62,12 @@ class Sizes(NamedTuple):
         found = [self._decode(size) for size in self.decode] + [self._mixed(size) for size in self.mixed]
         return sorted(found, key=lambda shape: shape.num_tokens, reverse=True)
 
+    @property
+    def num_graphs(self) -> int:
+        """Two parts of a step each, of which the second is one for all shapes of as many rows."""
+        shapes = self.shapes()
+        return len(shapes) + len({shape.num_rows for shape in shapes})
+
     def shape_for(self, num_tokens: int, num_rows: int) -> StepShape | None:
         """The smallest captured shape that a step fits into; None where there is none."""
         is_decode = num_tokens == num_rows

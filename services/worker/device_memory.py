@@ -1,6 +1,6 @@
 """What a GPU says of its memory, and the room that is this process's: its own, and what others leave of the rest.
 
-Read before and after a trial step, so that the workspace is what the device took for it and not an estimate.
+Read before and after a trial of steps and graphs, so that their memory is what the device took and not an estimate.
 Knows no model; memory_plan.py divides the room up.
 """
 
@@ -23,6 +23,10 @@ _NUM_READINGS = 20
 _PAUSE_SECONDS = 0.1
 _LEFT_BYTES = 1 << 30
 """Of what others leave, for what no plan sees: the driver, a library's first use, torch's rounding up."""
+_DRIVER_BYTES = 1 << 30
+"""What a driver may hold for one process: no other process is blamed for so little."""
+_LEAST_OF_GRAPH, _MOST_OF_GRAPH = 1 << 20, 16 << 20
+"""What the driver is reckoned to keep for a captured graph, whatever else came and went while some were captured."""
 
 
 class Numbers(Struct, frozen=True):
@@ -36,7 +40,7 @@ class Numbers(Struct, frozen=True):
 
     @property
     def others(self) -> int:
-        """Of other processes, and of this one's driver context."""
+        """Of other processes, and of this one's driver: its context, loaded kernels, graphs."""
         return self.total - self.free - self.own
 
 
@@ -65,6 +69,23 @@ class CudaMemory:
         torch.cuda.empty_cache()
 
 
+class Trial(Protocol):
+    """What a configuration will take beside its KV cache, taken once to see how much that is."""
+
+    named_bytes: int
+    """Of what the steps keep, what has a name of its own in the plan."""
+
+    def steps(self) -> None:
+        """The largest; what they took stays until `close`."""
+        ...
+
+    def some_graphs(self) -> tuple[int, int]:
+        """Capture the largest and some more; how many, and how many there will be. (0, 0): none."""
+        ...
+
+    def close(self) -> None: ...
+
+
 class Room(Struct, frozen=True):
     """Bytes. What is this process's, and how far it may go."""
 
@@ -72,6 +93,8 @@ class Room(Struct, frozen=True):
     """There already, as the device counts them."""
     workspace: int
     """What the largest step took beside them."""
+    graphs: int
+    """What all graphs will take, by those that were captured."""
     free: int
     """What can be taken beside the weights, the workspace included."""
     limit: int
@@ -81,23 +104,23 @@ class Room(Struct, frozen=True):
 
 
 def measure_room(
-    memory: DeviceMemory,
-    trial: Callable[[], None],
-    utilization: float,
-    pause: Callable[[float], None] = time.sleep,
+    memory: DeviceMemory, trial: Trial, utilization: float, pause: Callable[[float], None] = time.sleep
 ) -> Room:
-    """trial: one step of the largest shapes; weights are there. Memory of others is neither ours nor free.
+    """`trial` is made and used up here; weights are there. Memory of others is neither ours nor free.
 
     limit: `utilization` of the whole device, so that two servers with 0.45 each fit whichever starts first; but never
     more than others leave.
     """
     memory.give_back()
     before = _settled(memory, pause)
-    trial()
-    after = _settled(memory, pause)
-    # Steps run on a stream of their own, which cannot use what torch keeps for this one.
+    try:
+        trial.steps()
+        after = _settled(memory, pause)
+        graphs = _of_graphs(after, trial.some_graphs(), memory)
+    finally:
+        trial.close()
     memory.give_back()
-    if abs(after.others - before.others) > _STEADY_BYTES:
+    if abs(after.others - before.others) > _DRIVER_BYTES:
         logger.info(
             "other processes on the GPU went from %s to %s while this one was measured; the plan is by the latter",
             size_text(before.others),
@@ -107,17 +130,29 @@ def measure_room(
     limit = int(after.total * utilization)
     if possible < limit:
         logger.info(
-            "other processes hold %s of the GPU's %s: this one may take %s, not the %s of --memory-utilization %g",
+            "other processes and the driver hold %s of the GPU's %s: this one may take %s, not the %s of"
+            " --memory-utilization %g",
             *(size_text(size) for size in (after.others, after.total, max(0, possible), limit)),
             utilization,
         )
     return Room(
         weights=before.own,
-        workspace=max(0, after.own - before.own),
+        workspace=max(0, after.own - before.own - trial.named_bytes),
+        graphs=graphs,
         free=after.own + after.free - before.own,
         limit=min(limit, possible),
-        in_the_way=after.others if possible < limit else 0,
+        in_the_way=after.others if possible < limit and after.others > _DRIVER_BYTES else 0,
     )
+
+
+def _of_graphs(before: Numbers, counts: tuple[int, int], memory: DeviceMemory) -> int:
+    """All share the memory of the largest, which has been captured; what the driver keeps is each one's own."""
+    captured, in_all = counts
+    if not captured:
+        return 0
+    after = memory.read()
+    each = (after.others - before.others) // captured
+    return max(0, after.own - before.own) + in_all * min(max(each, _LEAST_OF_GRAPH), _MOST_OF_GRAPH)
 
 
 def _settled(memory: DeviceMemory, pause: Callable[[float], None]) -> Numbers:

@@ -33,6 +33,8 @@ CHANGE_WORDS = 1 << 20
 """Of one copy; what a step changes beyond that goes in copies of its own before."""
 _SLICE_BYTES = 64 << 20
 """Of float32 logits of a prompt at once."""
+_NUM_LIKELIEST = 20
+"""Logprobs of a token that a request may ask for."""
 
 
 class Streams(Struct, frozen=True):
@@ -274,13 +276,18 @@ class DeviceRunner:
 
     @torch.inference_mode()
     def warm_up(self) -> None:
-        """Run the largest step there can be, and the smallest, so that no request pays for first uses."""
+        """Run the largest step there can be, and the smallest, with logprobs of all rows.
+
+        So no request pays for first uses, and what steps take of the device's memory is taken.
+        """
         self._send_dummies()
         limits = self.limits
         with self._streams.compute.issue():
             for num_tokens, num_rows, num_decode_rows in ((limits.max_num_batched_tokens, self.max_rows, 0), (1, 1, 1)):
                 self._step.forward(StepShape(num_tokens, num_rows, num_decode_rows, limits.num_table_blocks))
                 self._step.sample(num_rows)
+                rows = self._columns.columns.logprob_rows[:num_rows]
+                self._step.logprobs(rows, min(_NUM_LIKELIEST, limits.vocab_size))
         self._streams.compute.record().wait()
 
     @torch.inference_mode()
@@ -293,7 +300,7 @@ class DeviceRunner:
     def _send_dummies(self) -> None:
         """Rows of one token in every slot, whose KV goes to the first block: nothing lives yet."""
         host = self._columns.host()
-        host.slots[:] = host.sampling_slots[:] = np.arange(self.max_rows)
+        host.slots[:] = host.sampling_slots[:] = host.logprob_rows[:] = np.arange(self.max_rows)
         host.num_computed[:] = 0
         host.cu_q[:] = self._numbers
         host.grammar_rows[:] = -1

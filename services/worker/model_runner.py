@@ -18,7 +18,7 @@ from quire.shared.messages import Configure, Plan, StepResult, WorkerReady
 from .debugging import Debugging
 from .device import available_bytes, cache_dtype
 from .device_memory import CudaMemory, DeviceMemory, Room, measure_room
-from .device_setup import is_device_runner, make_device_runner, reserved_parts
+from .device_setup import Rehearsal, is_device_runner, make_device_runner, reserved_parts
 from .errors import PlanError
 from .freed_memory import keep_freed_memory
 from .host_runner import make_host_runner
@@ -33,7 +33,7 @@ from .out_of_memory import telling
 from .slot_lengths import Limits
 from .step_runner import StepRunner, WaitForMasks, no_masks
 from .tensor_parallel import ALONE, RankGroup
-from .trial_step import run_trial
+from .trial_step import TrialSteps
 
 logger = logging.getLogger("quire.worker")
 
@@ -74,7 +74,9 @@ class ModelRunner:
         self.weight_bytes = loaded.weight_bytes
         self.group = group
         self._cache_dtype = cache_dtype(kv_cache_dtype, loaded.placement)
-        self._has_graphs = self._has_graphs and self._can_be_captured()
+        self._is_bounded = self._can_be_captured()
+        """Whether a step's memory follows from its shape alone, whatever its rows' lengths are."""
+        self._has_graphs = self._has_graphs and self._is_bounded
         is_cuda = loaded.placement.device.type == "cuda"
         self.device_memory: DeviceMemory | None = CudaMemory(loaded.placement.device) if is_cuda else None
         self._linear_choice = loaded.linear_choice
@@ -106,7 +108,8 @@ class ModelRunner:
             self._variants.finish(wanted.block_size)
         free_bytes = available_bytes(self.placement.device, self.group.size)
         is_device = is_device_runner(self._wanted_runner, self.placement.device)
-        beside = reserved_parts(self.config, wanted, self.placement.dtype, self._has_graphs) if is_device else []
+        room = self._room(wanted, is_device)
+        beside = reserved_parts(self.config, wanted, self.placement.dtype, self._has_graphs, room) if is_device else []
         plan = plan_memory(
             self.config,
             wanted,
@@ -116,7 +119,7 @@ class ModelRunner:
             free_bytes,
             self._cache_dtype,
             beside,
-            self._room(wanted),
+            room,
         )
         plan = plan.with_blocks(self.group.smallest(plan.num_blocks, self.placement.device), wanted.block_size)
         limits = self.limits = Limits(
@@ -144,16 +147,15 @@ class ModelRunner:
         self._steps = self._debugging.around(steps, self._kv_cache, wanted.block_size)
         return self._ready(plan, parts)
 
-    def _room(self, wanted: Configure) -> Room | None:
+    def _room(self, wanted: Configure, is_device: bool) -> Room | None:
         """By the device's own numbers; None on a CPU, whose memory is everybody's. Raises DeviceError."""
         if self.device_memory is None:
             return None
-
-        def trial() -> None:
-            with telling("in a trial step of the largest shapes", "lower --max-num-batched-tokens or --max-num-seqs"):
-                run_trial(self.model, self.config, self.placement, self._cache_dtype, wanted)
-
-        return measure_room(self.device_memory, trial, wanted.memory_utilization)
+        trial = TrialSteps(self.model, self.config, self.placement, self._cache_dtype, wanted)
+        if is_device and self._is_bounded:
+            trial = Rehearsal(self.model, self.placement, self._cache_dtype, wanted, self._has_graphs)
+        with telling("in a trial step of the largest shapes", "lower --max-num-batched-tokens or --max-num-seqs"):
+            return measure_room(self.device_memory, trial, wanted.memory_utilization)
 
     def _ready(self, plan: MemoryPlan, parts: list[tuple[str, int]]) -> WorkerReady:
         device = self.placement.device

@@ -66,6 +66,26 @@ def inputs_of(shape: Shape, block_size: int) -> StepInputs:
     )
 
 
+class TrialSteps:
+    """Where a step's memory depends on lengths: what measure_room tries, without graphs."""
+
+    named_bytes = 0
+
+    def __init__(
+        self, model: Decoder, config: ModelConfig, placement: Placement, cache_dtype: torch.dtype, wanted: Configure
+    ) -> None:
+        self._given = (model, config, placement, cache_dtype, wanted)
+
+    def steps(self) -> None:
+        run_trial(*self._given)
+
+    def some_graphs(self) -> tuple[int, int]:
+        return 0, 0
+
+    def close(self) -> None:
+        pass
+
+
 @torch.inference_mode()
 def run_trial(
     model: Decoder, config: ModelConfig, placement: Placement, cache_dtype: torch.dtype, wanted: Configure
