@@ -184,7 +184,6 @@ class Completion(Shape):
     choices: list[TextChoice]
     usage: Usage
     system_fingerprint: str
-    service_tier: None
 
 
 class TextChunkChoice(Shape):

@@ -119,7 +119,6 @@ class CompletionAnswer(OpenAiEvents):
             "choices": [self._choice(choice, choices[choice.index - choice.index % asked.n]) for choice in choices],
             "usage": msgspec.Raw(self._tally.usage()),
             "system_fingerprint": asked.fingerprint,
-            "service_tier": None,
         }
         return encode(answer)
 

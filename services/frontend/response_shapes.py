@@ -9,6 +9,7 @@ from .answer_shapes import Shape
 
 class InputTokensDetails(Shape):
     cached_tokens: int
+    cache_write_tokens: int
 
 
 class OutputTokensDetails(Shape):

@@ -174,7 +174,7 @@ class ResponseAnswer:
         tally = self._tally
         return {
             "input_tokens": tally.prompt_tokens,
-            "input_tokens_details": {"cached_tokens": tally.cached_tokens},
+            "input_tokens_details": {"cached_tokens": tally.cached_tokens, "cache_write_tokens": 0},
             "output_tokens": tally.output_tokens,
             "output_tokens_details": {"reasoning_tokens": tally.reasoning_tokens},
             "total_tokens": tally.prompt_tokens + tally.output_tokens,

@@ -359,7 +359,7 @@ def test_an_offer_of_http2_is_ignored_and_the_body_read(frontend: Any, is_chunke
             if cut:
                 connection.sendall(whole[-cut:])
             received = b""
-            while b'"service_tier"' not in received:
+            while b'"system_fingerprint"' not in received:
                 part = connection.recv(65536)
                 assert part
                 received += part
