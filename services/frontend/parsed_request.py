@@ -9,7 +9,7 @@ import msgspec
 
 from quire.shared.messages import ModelCard, Prompt
 
-from .call_constraints import written_format
+from .call_constraints import is_json_format, written_format
 from .chat_protocol import ChatRequest
 from .chat_tools import ToolUse
 from .choice_output import Parsing
@@ -30,7 +30,7 @@ class ParsedRequest(msgspec.Struct, frozen=True):
             return None
         # Harmony's channels are there with and without tools.
         has_calls = self.tools.choice != "none" or card.reasoning_format == "harmony"
-        tool_format = written_format(card.tool_format, self.tools) if has_calls else ""
+        tool_format = written_format(card.tool_format, self.tools, is_json_format(request)) if has_calls else ""
         if not tool_format and not card.reasoning_format:
             return None
         return Parsing(

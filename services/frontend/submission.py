@@ -10,11 +10,11 @@ import functools
 import hashlib
 from typing import TYPE_CHECKING
 
-from quire.shared.errors import INVALID_VALUE, MODEL_NOT_FOUND, ApiError, echo
+from quire.shared.errors import MODEL_NOT_FOUND, ApiError, echo
 from quire.shared.messages import Constraint, Generate, ModelCard
 
 from .answers import Asked
-from .call_constraints import call_constraint
+from .call_constraints import answer_constraint
 from .chat_protocol import ChatRequest
 from .constraints import constraint_of
 from .exchange import Exchange
@@ -57,12 +57,8 @@ def generates_of(
 
 
 def _constraint(parsed: ParsedRequest, card: ModelCard) -> Constraint | None:
-    """Of the fields that say what an answer must be, or of calls that must be made."""
-    asked, of_calls = constraint_of(parsed.request), call_constraint(card.tool_format, parsed.tools)
-    if asked is not None and of_calls is not None:
-        message = f"{asked.field} and calls that are forced or strict cannot both be: an answer has one constraint."
-        raise ApiError(INVALID_VALUE, message, of_calls.field)
-    return asked or of_calls
+    """Of the fields that say what an answer must be, and of calls."""
+    return answer_constraint(constraint_of(parsed.request), card.tool_format, parsed.tools)
 
 
 def asked_of(answer_id: str, parsed: ParsedRequest, card: ModelCard, arrival: float) -> Asked:

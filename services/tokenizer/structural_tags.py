@@ -144,9 +144,9 @@ class _Writer:
 
     def _text_up_to(self, end: str) -> str:
         """Any text and then `end`, which ends it where it comes first."""
-        special = next((name for name in self._special_ids if end.startswith(name)), None)
-        if special is not None:  # text never holds a special token
-            return _joined([self._rule(_ANY_TEXT), self._literal(end)])
+        at = min((end.find(name) for name in self._special_ids if name in end), default=None)
+        if at is not None:  # text never holds a special token
+            return _joined([self._rule(f"/(.|\\n)*{_regex_of(end[:at])}/"), self._literal(end[at:])])
         return self._rule(f"/(.|\\n)*{_regex_of(end)}/", lazy=True)
 
     def _triggered_tags(self, node: Node, depth: int) -> str:

@@ -36,6 +36,6 @@ def test_clients_work_unchanged(server: RunningServer, generation: int) -> None:
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -89,3 +89,27 @@ def test_a_strict_tool_is_called_as_its_schema_says_and_text_stays_free(client) 
     (call,) = choice.message.tool_calls
     assert json.loads(call.function.arguments)["city"] in ("Rome", "Oslo")
     assert client.chat.completions.create(**ask("Spell quire", tools=[strict])).choices[0].finish_reason == "stop"
+
+
+def test_an_answer_in_a_format_may_call_first_and_keeps_the_format_after(client) -> None:
+    schema = {"type": "object", "properties": {"sky": {"enum": ["sunny", "grey"]}}, "required": ["sky"]}
+    schema["additionalProperties"] = False
+    json_text = {"type": "json_schema", "json_schema": {"name": "sky", "schema": schema, "strict": True}}
+    strict = json.loads(json.dumps(WEATHER))
+    strict["function"] |= {"strict": True}
+    for tool_ in (WEATHER, strict):
+        fields = ask("What is the weather in Paris?", tools=[tool_], response_format=json_text)
+        choice = client.chat.completions.create(**fields).choices[0]
+        (call,) = choice.message.tool_calls
+        assert call.function.name == "get_weather" and choice.finish_reason == "tool_calls"
+        assert [*json.loads(call.function.arguments)] == ["city"]
+        result = {"role": "tool", "tool_call_id": call.id, "content": '{"degrees": 21, "sky": "sunny"}'}
+        fields["messages"] += [choice.message.model_dump(exclude_none=True), result]
+        # The demo model would rather say it in words.
+        answer = client.chat.completions.create(**fields, tool_choice="none").choices[0]
+        assert json.loads(answer.message.content)["sky"] in ("sunny", "grey") and answer.finish_reason == "stop"
+        text = ask("Spell quire", tools=[TIMER], response_format=json_text, max_tokens=60)
+        either = client.chat.completions.create(**text).choices[0].message
+        assert either.tool_calls or json.loads(either.content)["sky"]
+        forced = client.chat.completions.create(**{**text, "tools": [tool_]}, tool_choice="required").choices[0]
+        assert forced.message.tool_calls

@@ -124,6 +124,26 @@ def test_parse_gives_models_from_chats_and_responses(client):
     assert isinstance(response.output_parsed, Person)
 
 
+def test_parse_calls_a_strict_tool_beside_a_format(client):
+    class Weather(BaseModel):
+        city: Literal["Paris", "Rome"]
+
+    fields = {"tools": [openai.pydantic_function_tool(Weather, name="get_weather")], "response_format": Person}
+    chat = client.chat.completions.parse(model="", messages=WEATHER, temperature=0, **fields)
+    (call,) = chat.choices[0].message.tool_calls
+    assert isinstance(call.function.parsed_arguments, Weather)
+
+
+def test_logprobs_are_of_the_text(client):
+    fields = {"model": "", "messages": [{"role": "user", "content": "Spell quire"}], "temperature": 0}
+    choice = client.chat.completions.create(**fields, logprobs=True, top_logprobs=3).choices[0]
+    tokens = choice.logprobs.content
+    assert b"".join(bytes(token.bytes) for token in tokens).decode() == choice.message.content
+    assert all(len(token.top_logprobs) == 3 and token.top_logprobs[0].logprob == token.logprob for token in tokens)
+    with client.chat.completions.stream(**fields, logprobs=True, top_logprobs=3) as stream:
+        assert stream.get_final_completion().choices[0].logprobs == choice.logprobs
+
+
 def test_the_async_client_does_the_same():
     async def run():
         async with openai.AsyncOpenAI(base_url=URL, max_retries=0) as client:

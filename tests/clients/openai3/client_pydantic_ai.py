@@ -91,6 +91,12 @@ def test_an_answer_is_a_type(model, way, is_streamed):
     assert isinstance(result, Person)
 
 
+def test_an_answer_of_a_type_may_call_tools_first(model):
+    agent = Agent(model, model_settings=GREEDY, tools=[get_weather], output_type=NativeOutput(Person), retries=0)
+    result = agent.run_sync(WEATHER)
+    assert [call.tool_name for call in calls_of(result)][:1] == ["get_weather"] and isinstance(result.output, Person)
+
+
 def test_a_refusal_has_its_status_and_body(model):
     with pytest.raises(ModelHTTPError) as refused:
         Agent(model).run_sync("word " * 9000)

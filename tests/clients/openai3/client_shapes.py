@@ -130,7 +130,7 @@ def test_responses(fields):
         for event in events_of(ask("/v1/responses", {**fields, "stream": True}))
     ]
     assert [event.sequence_number for event in events] == [*range(len(events))]
-    assert events[-1].response.usage == whole.usage
+    assert events[-1].response.usage.total_tokens == whole.usage.total_tokens
 
 
 @pytest.mark.parametrize("fields", MESSAGES.values(), ids=MESSAGES.keys())

@@ -163,7 +163,7 @@ def test_logprobs_come_with_every_token_also_those_of_calls(parsing: Any) -> Non
         ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "g"}}}, "tool_choice"),
         ({"tools": [TOOL], "tool_choice": "sometimes"}, "tool_choice"),
         ({"tools": [TOOL], "tool_choice": {"type": "custom"}}, "tool_choice"),
-        ({"tools": [TOOL], "tool_choice": "required", "response_format": {"type": "json_object"}}, "tool_choice"),
+        ({"tools": [TOOL], "tool_choice": "required", "structured_outputs": {"json_object": True}}, "tool_choice"),
         ({"tools": []}, "tools"),
         ({"tools": [{"type": "function"}]}, "tools[0].function"),
         ({"tools": [TOOL] * 129}, "tools"),
@@ -196,6 +196,30 @@ def test_a_forced_call_travels_as_a_constraint_in_the_models_own_markers(parsing
     assert lazy is not None and (lazy["type"], lazy["triggers"]) == ("triggered_tags", ["<tool_call>"])
     assert [tag["content"]["json_schema"] for tag in lazy["tags"]] == [PARAMETERS, {"type": "object"}]
     assert sent(tools=[TOOL]) is None and sent(tools=[strict], tool_choice="none") is None
+
+
+def test_a_format_of_the_text_leaves_calls_possible_and_forced_ones_alone(parsing: Any) -> None:
+    schema = {"enum": [1, 2]}
+    json_text = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
+
+    def sent(**fields: Any) -> Any:
+        plain(parsing, say(CALL, response_format=json_text, **fields))
+        return parsing.fake.generates[-1].constraint
+
+    strict = {"type": "function", "function": {**TOOL["function"], "strict": True}}
+    followed = {"type": "json_schema", "json_schema": PARAMETERS}
+    for tool, content in ((TOOL, {"type": "any_text"}), (strict, followed)):
+        either = sent(tools=[tool])
+        assert either.field == "response_format"
+        text, calls = json.loads(either.body)["format"]["elements"]
+        assert text == {"type": "json_schema", "json_schema": schema}
+        assert calls["at_least_one"] and calls["tags"][0]["content"] == content
+    forced = sent(tools=[strict], tool_choice="required")
+    assert forced.field == "tool_choice" and json.loads(forced.body)["format"]["type"] == "tags_with_separator"
+    assert sent(tools=[strict], tool_choice="none").kind == "json"
+    outputs = {"structured_outputs": {"json": schema}, "tools": [strict]}
+    refused = parsing.client.post("/v1/chat/completions", json=say(CALL, **outputs))
+    assert refused.status_code == 400 and "cannot both be" in refused.json()["error"]["message"]
 
 
 def test_a_named_call_ends_with_stop_and_a_required_one_with_tool_calls(parsing: Any) -> None:

@@ -141,6 +141,10 @@ CALL_B = {"type": "tag", "begin": "<call>b:", "content": {"type": "const_string"
             {"type": "tag", "begin": "<t>", "content": {"type": "any_text"}, "end": "</t>"},
             ["<t>a < b</t>"], ["<t>a</t>b"],
         ),
+        (
+            {"type": "tag", "begin": "<t>", "content": {"type": "any_text"}, "end": "}\n<|im_start|>"},
+            ['<t>{"a": {\n}\n}\n<|im_start|>'], ["<t>{}<|im_start|>", "<t>}\n"],
+        ),
         ({"type": "tag", "begin": "<|im_start|>", "content": NUMBER, "end": ""}, ["<|im_start|>12"], ["12"]),
         (
             {"type": "triggered_tags", "triggers": ["<call>"], "tags": [CALL_A, CALL_B]},
