@@ -10,9 +10,16 @@ import logging
 import re
 import time
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
+
+
+class Writable(Protocol):
+    """As much of a stream as lines need."""
+
+    def write(self, text: str, /) -> object: ...
+
 
 FORMATS = ("text", "json")
 _TEXT = re.compile(r"^\S+ \S+ (DEBUG|INFO|WARNING|ERROR|CRITICAL)\s+\S+: (.*)", re.DOTALL)
@@ -44,18 +51,18 @@ def json_line(
     return _encoder.encode({**line, "message": message, **(fields or {})}).decode()
 
 
-def handler_of(log_format: str, service: str) -> logging.Handler:
-    """Writes to stderr."""
-    handler = logging.StreamHandler()
+def handler_of(log_format: str, service: str, stream: Writable | None = None) -> logging.Handler:
+    """Writes to stderr if there is no stream."""
+    handler = logging.StreamHandler(stream)
     text = _TextFormat(f"%(asctime)s %(levelname)-7s {service}: %(message)s")
     handler.setFormatter(_JsonFormat(service) if log_format == "json" else text)
     return handler
 
 
-def start_logging(level: str, service: str, log_format: str = "text") -> None:
-    """Our loggers' lines go to stderr, from `level` on."""
+def start_logging(level: str, service: str, log_format: str = "text", stream: Writable | None = None) -> None:
+    """Our loggers' lines go to stderr, or to `stream`, from `level` on."""
     root = logging.getLogger("quire")
-    root.handlers[:] = [handler_of(log_format, service)]
+    root.handlers[:] = [handler_of(log_format, service, stream)]
     root.setLevel(level.upper())
     root.propagate = False
 

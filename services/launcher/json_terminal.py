@@ -5,17 +5,15 @@ In the place of Terminal. Lines of children that are JSON already go through as 
 
 from __future__ import annotations
 
-from typing import TextIO
-
 from quire.shared.log_lines import json_line, read
 
-from .terminal import Terminal
+from .terminal import Stream, Terminal
 
 
 class JsonTerminal(Terminal):
     """No colours, no status line, no empty lines."""
 
-    def __init__(self, stream: TextIO | None = None) -> None:
+    def __init__(self, stream: Stream | None = None) -> None:
         super().__init__(stream)
         self.is_tty = self._has_colour = False
 
@@ -25,5 +23,5 @@ class JsonTerminal(Terminal):
             super().line(text if is_ours else json_line("info", "launcher", text.strip()))
 
 
-def terminal_of(log_format: str) -> Terminal:
-    return JsonTerminal() if log_format == "json" else Terminal()
+def terminal_of(log_format: str, stream: Stream | None = None) -> Terminal:
+    return JsonTerminal(stream) if log_format == "json" else Terminal(stream)

@@ -22,6 +22,7 @@ from quire.shared.service import raise_file_limit
 from .checklist import Checklist
 from .crash_policy import RestartOnLoss, StopOnLoss
 from .json_terminal import terminal_of
+from .patient_output import PatientOutput
 from .preflight import LaunchError, check_host, check_model, check_tensor_parallel
 from .server_directories import remove_files
 from .supervisor import Supervisor
@@ -55,7 +56,9 @@ def _run_engine(argv: list[str]) -> int:
     config = build(LauncherConfig, {key: value for key, value in values.items() if key != "name"})
     if config.parent_pid is not None:
         die_with_parent(config.parent_pid)
-    start_logging("warning" if config.log_level == "info" else config.log_level, "launcher", config.log_format)
+    output = PatientOutput(sys.stderr)
+    level = "warning" if config.log_level == "info" else config.log_level
+    start_logging(level, "launcher", config.log_format, output)
     raise_file_limit()
     try:
         check_host()
@@ -66,7 +69,7 @@ def _run_engine(argv: list[str]) -> int:
     except (LaunchError, RunDirectoryError) as error:
         print(f"quire: {error}", file=sys.stderr)
         return 1
-    terminal = terminal_of(config.log_format)
+    terminal = terminal_of(config.log_format, output)
     checklist = Checklist(
         terminal, config.log_level, lambda seconds, reports: [f"engine-{index} is ready in {seconds:.1f} s"]
     )

@@ -24,6 +24,7 @@ from quire.shared.service import raise_file_limit
 from .checklist import Checklist
 from .crash_policy import RestartOnLoss, StopOnLoss
 from .json_terminal import terminal_of
+from .patient_output import PatientOutput
 from .preflight import LaunchError, check_host, check_model, check_tensor_parallel, reserve_port
 from .server_directories import ServerDirectory
 from .supervisor import Supervisor
@@ -66,7 +67,9 @@ def serve(argv: list[str]) -> int:
     config = build(LauncherConfig, values)
     if config.parent_pid is not None:
         die_with_parent(config.parent_pid)
-    start_logging("warning" if config.log_level == "info" else config.log_level, "launcher", config.log_format)
+    output = PatientOutput(sys.stderr)
+    level = "warning" if config.log_level == "info" else config.log_level
+    start_logging(level, "launcher", config.log_format, output)
     raise_file_limit()
     try:
         check_host()
@@ -79,14 +82,16 @@ def serve(argv: list[str]) -> int:
         print(f"quire: {error}", file=sys.stderr)
         return 1
     with holder:
-        return _supervise({**values, "port": port}, config, directory)
+        return _supervise({**values, "port": port}, config, directory, output)
 
 
-def _supervise(values: dict[str, Any], config: LauncherConfig, directory: ServerDirectory) -> int:
+def _supervise(
+    values: dict[str, Any], config: LauncherConfig, directory: ServerDirectory, output: PatientOutput
+) -> int:
     if not config.restart:
         values = {"resume": False, **values}  # nothing comes back to go on with
     topology = Topology(values, str(directory.path))
-    terminal = terminal_of(config.log_format)
+    terminal = terminal_of(config.log_format, output)
     terminal.line(_headline(values))
     checklist = Checklist(
         terminal, config.log_level, lambda seconds, reports: _closing(terminal, values, seconds, reports)

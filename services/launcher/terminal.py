@@ -8,15 +8,23 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from typing import TextIO
+from typing import Protocol
 
 _BAR_WIDTH = 24
+
+
+class Stream(Protocol):
+    """Of a text stream what a terminal needs."""
+
+    def write(self, text: str, /) -> int: ...
+    def flush(self) -> None: ...
+    def isatty(self) -> bool: ...
 
 
 class Terminal:
     """Writes to `stream` (stderr if absent). Colours and the status line only on a terminal."""
 
-    def __init__(self, stream: TextIO | None = None) -> None:
+    def __init__(self, stream: Stream | None = None) -> None:
         self._stream = stream or sys.stderr
         self.is_tty = self._stream.isatty()
         self._has_colour = self.is_tty and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
