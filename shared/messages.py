@@ -582,7 +582,17 @@ class Outages(_Message, frozen=True, tag="outages"):
     """How often each service that was lost has been started again."""
 
 
-ToFrontendFromOperator: TypeAlias = Hello | Look | Outages
+class Departed(_Message, frozen=True, tag="departed"):
+    """From the launcher, before its first Outages and when a service has ended: what all of its name have counted."""
+
+    name: str
+    incarnation: int
+    """The last of those that are counted here."""
+    samples: dict[str, float]
+    """Sums of counters and histograms over all of them."""
+
+
+ToFrontendFromOperator: TypeAlias = Hello | Look | Outages | Departed
 """What a frontend hears at its own address: that someone wants its reports, and what was lost."""
 
 

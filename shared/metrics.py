@@ -152,6 +152,16 @@ def family_of(sample: str) -> str:
     return name
 
 
+def cumulative(samples: Mapping[str, float]) -> dict[str, float]:
+    """Those that only grow: of counters and histograms."""
+    return {sample: value for sample, value in samples.items() if _grows(sample)}
+
+
+def _grows(sample: str) -> bool:
+    family = CATALOGUE.get(family_of(sample))
+    return family is not None and family.type in ("counter", "histogram")
+
+
 def merge(snapshots: Iterable[Mapping[str, float]]) -> dict[str, float]:
     """The samples of several services as one: sums, but the largest where a sum means nothing."""
     merged: dict[str, float] = {}

@@ -130,6 +130,8 @@ class Application:
         self.request_log = RequestLog()
         self.spans = Spans.of(self.config, service.name)
         self.keys = keys
+        self.report: Callable[[], None] = lambda: None
+        """Tells all others how this frontend is, now."""
         self.responses = ResponseStore(self.config.response_store_size)
         find = functools.partial(stored_responses.look_up, self.responses)
         self.siblings = Siblings(service.name, self.client, find, self.responses.put, loop)

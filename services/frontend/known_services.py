@@ -14,6 +14,8 @@ import msgspec
 
 from quire.shared.messages import ModelCard, Report
 
+from .counter_ledger import CounterLedger
+
 _DEPTH = {"worker": 0, "engine": 1, "tokenizer": 2, "frontend": 3}
 """From the bottom of the chain: what is lowest is what everyone above waits for."""
 _FORGET_SECONDS = 30.0
@@ -30,6 +32,7 @@ class KnownServices:
 
     def __init__(self) -> None:
         self._seen: dict[str, _Seen] = {}
+        self.ledger = CounterLedger()
 
     def hear(self, report: Report) -> None:
         """Take in a report and all it brings along."""
@@ -39,6 +42,7 @@ class KnownServices:
             newest = None if seen is None else (seen.report.incarnation, seen.report.sequence)
             if newest is None or (one.incarnation, one.sequence) > newest:
                 self._seen[one.name] = _Seen(one, now)
+                self.ledger.hear(one)
 
     def forget(self, name: str) -> None:
         self._seen.pop(name, None)

@@ -59,6 +59,10 @@ async def show_version(app: Application, exchange: Exchange) -> None:
 
 async def metrics(app: Application, exchange: Exchange) -> None:
     """The samples of all services, merged, in Prometheus' text format."""
+    if not app.client.known.ledger.is_complete:
+        message = "What was counted before this frontend was started is not known yet; please try again."
+        raise ApiError(SERVICE_UNAVAILABLE, message, retry_after_seconds=1)
+    app.report()
     card = app.client.card
     labels = () if card is None else (("model_name", card.names[0]),)
     await exchange.respond(200, exposition(_samples(app), labels), METRICS_TYPE)
@@ -68,6 +72,8 @@ def _samples(app: Application) -> dict[str, float]:
     own_name = app.service.name
     others = [report for report in app.client.known.reports if report.name != own_name]
     merged = merge([app.samples(), *(report.samples for report in others)])
+    # Of what only grows all frontends tell the same: what services have reported, this one just now.
+    merged |= app.client.known.ledger.samples()
     ages = app.client.known.ages()
     for report in [*others, app.service.last_report]:
         labels = (("name", report.name),)

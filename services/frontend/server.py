@@ -22,7 +22,7 @@ import uvloop
 from quire.shared.config import FrontendConfig
 from quire.shared.errors import SERVICE_UNAVAILABLE
 from quire.shared.link import Reader
-from quire.shared.messages import Hello, Look, Outages, ToFrontendFromOperator
+from quire.shared.messages import Departed, Hello, Look, Outages, ToFrontendFromOperator
 from quire.shared.metrics import Metrics
 from quire.shared.neighbours import POLL_SECONDS, Above
 from quire.shared.service import Service
@@ -86,6 +86,7 @@ class Frontend:
         metrics.prepare("frontend")
         self._listener = Listener(sock, service.config, metrics, self._loop)
         self._app = Application(service, metrics, self._loop, keys, self._listener)
+        self._app.report = self._report
         self._link = service.listen(ToFrontendFromOperator)
         self._above = Above(self._link, service, on_vanish=lambda name: None)
         self._reader = Reader(self._link, self._from_operator, self._loop)
@@ -103,6 +104,7 @@ class Frontend:
                 await self._until_ready()
             await self._http.serve(sockets=[self._socket])
             self._app.siblings.bequeath(self._app.responses.take_all())
+            self._report()  # what it has counted since the last one
         finally:
             clock.cancel()
             self._reader.close()
@@ -115,7 +117,10 @@ class Frontend:
     async def _until_ready(self) -> None:
         """For some seconds at most: a sibling that never gets ready must say so too."""
         deadline = self._loop.time() + _JOIN_SECONDS
-        while not self._app.is_ready and not self._is_stopping and self._loop.time() < deadline:
+        ledger = self._app.client.known.ledger
+        while not self._is_stopping and self._loop.time() < deadline:
+            if self._app.is_ready and ledger.is_complete:
+                return
             await asyncio.sleep(0.01)
 
     def _from_operator(self, received: tuple[str, ToFrontendFromOperator]) -> None:
@@ -127,6 +132,9 @@ class Frontend:
                 self._app.client.poll()
             case Outages():
                 self._app.health.outages, self._app.health.restarts = message.causes, message.restarts
+                self._app.client.known.ledger.is_complete = True
+            case Departed():
+                self._app.client.known.ledger.depart(message)
 
     @property
     def url(self) -> str:
@@ -162,6 +170,7 @@ class Frontend:
         return "ready" if self._app.is_ready else "starting"
 
     def _report(self) -> None:
+        known = self._app.client.known
         state = self._current_state()
         if state != self._state:
             logger.info("%s%s", state, f" at {self.url}" if state == "ready" else f": {self._app.waiting_for}")
@@ -169,7 +178,6 @@ class Frontend:
         self._app.request_log.look()
         self._app.metrics.gauge("quire_event_loop_lag_seconds").set(self._lag)
         self._lag = 0.0
-        known = self._app.client.known
         known.sweep()
         awaited = known.awaited
         report = self._service.report(
@@ -180,6 +188,7 @@ class Frontend:
             samples=self._app.samples(),
             card=self._app.client.card,
         )
+        known.ledger.hear(report)
         self._app.client.publish(report)
         self._above.publish(report)
 

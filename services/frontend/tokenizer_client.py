@@ -62,6 +62,7 @@ class TokenizerClient:
 
     def __init__(self, service: Service[FrontendConfig], metrics: Metrics, loop: asyncio.AbstractEventLoop) -> None:
         self.known = KnownServices()
+        self.known.ledger.is_complete = service.config.parent_pid is None  # nobody will tell of what was before
         self._loop = loop
         self._metrics = metrics
         self._recovery_time = metrics.histogram("quire_recovery_seconds")

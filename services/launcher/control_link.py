@@ -11,10 +11,11 @@ from typing import Any
 
 from quire.shared.config import LauncherConfig
 from quire.shared.link import Client
-from quire.shared.messages import Done, Hello, Look, Outages, Replace, Report, Scale, ToLauncher
+from quire.shared.messages import Departed, Done, Hello, Look, Outages, Replace, Report, Scale, ToLauncher
 from quire.shared.neighbours import Above, Below
 from quire.shared.service import Service
 
+from .departed import DepartedCounts
 from .topology import KINDS
 
 
@@ -40,23 +41,30 @@ class ControlLink:
         self._server = self._service.listen(ToLauncher)
         self._above = Above(self._server, self._service, on_vanish=lambda name: None)
         self._clients: dict[str, Client[Any]] = {}
-        self._outages: Outages | None = None
-        """Nothing was lost yet."""
+        self._outages = Outages({})
+        self._departed = DepartedCounts()
         self._below = [Below(self._service, kind, Report, self._appeared, self._vanished) for kind in KINDS]
         watch(self._server.fileno())
 
     def _appeared(self, name: str, client: Client[Any]) -> None:
         self._clients[name] = client
-        self._say_outages(name)
+        if name.startswith("frontend-"):
+            for departed in self._departed.all:
+                client.send(departed)
+            client.send(self._outages)
         self._watch(client.fileno())
 
     def _vanished(self, name: str) -> None:
         client = self._clients.pop(name)
         self._read(client)
         self._unwatch(client.fileno())
+        departed = self._departed.add(name)
+        if departed is not None:
+            self._tell_frontends(departed)
 
     def _read(self, client: Client[Any]) -> None:
         while (message := client.receive()) is not None:
+            self._departed.hear(message)
             self._on_report(message)
 
     def receive(self) -> None:
@@ -79,12 +87,12 @@ class ControlLink:
     def tell_outages(self, outages: Outages) -> None:
         """Frontends are told, those that come later too."""
         self._outages = outages
-        for name in self._clients:
-            self._say_outages(name)
+        self._tell_frontends(outages)
 
-    def _say_outages(self, name: str) -> None:
-        if self._outages is not None and name.startswith("frontend-"):
-            self._clients[name].send(self._outages)
+    def _tell_frontends(self, message: Outages | Departed) -> None:
+        for name, client in self._clients.items():
+            if name.startswith("frontend-"):
+                client.send(message)
 
     def have_all_look(self) -> None:
         """A service has ended: those above workers shall see it now, not at their next poll."""

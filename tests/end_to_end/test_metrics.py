@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import time
 from collections.abc import Callable
+from http.client import HTTPException
 from typing import Any
 
 import httpx
@@ -45,6 +48,7 @@ PROMISED = {
     "quire_nan_rows_total": "counter",
     "quire_build_info": "gauge",
 }
+GROWING = ("_total", "_bucket", "_sum", "_count")
 
 
 @pytest.fixture(scope="module")
@@ -157,6 +161,31 @@ def test_ends_aborts_and_refusals_are_counted_by_cause(server: RunningServer) ->
     })  # fmt: skip
     until(server, lambda samples: samples["vllm:num_requests_running"] == 0 == samples["quire_requests_in_flight"])
     server.until_idle()
+
+
+def growing(samples: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in samples.items() if name.partition("{")[0].endswith(GROWING)}
+
+
+@pytest.mark.parametrize("names", [["frontend-0", "frontend-1"], ["tokenizer-0"], ["engine-0"], ["worker-0-0"]])
+def test_no_sum_goes_back_when_a_process_is_killed(server: RunningServer, names: list[str]) -> None:
+    """Whatever it had counted, and whichever frontend is asked: also one that has only just begun."""
+    ask(server)
+    before = growing(settled(server))
+    for name in names:
+        pid = server.pids()[name]
+        os.kill(pid, signal.SIGKILL)
+        is_back = False
+        while not is_back:
+            try:
+                now = server.samples()
+                is_back = server.pids().get(name) != pid and httpx.get(server.url + "/ready").status_code == 200
+            except (httpx.TransportError, OSError, HTTPException):
+                continue  # it was that frontend's connection
+            fallen = {each: (value, now.get(each)) for each, value in before.items() if now.get(each, 0.0) < value}
+            assert not fallen, fallen
+    ask(server)
+    grown(server, growing(before), {"vllm:generation_tokens_total": 5.0, "vllm:e2e_request_latency_seconds_count": 1.0})
 
 
 def until(server: RunningServer, is_true: Callable[[dict[str, float]], Any]) -> None:
