@@ -200,8 +200,8 @@ class Engine:
             message = "the model is not ready"
             refused = errors.refused(submit.request_id, errors.SERVICE_UNAVAILABLE, message, retry_after_seconds=1.0)
         else:
-            max_open_choices = self._max_open_choices - self._constrained.num_choices
-            refused = refusal(submit, replica.scheduler, replica.facts.vocab_size, max_open_choices)
+            vocab_size, num_held = replica.facts.vocab_size, self._constrained.num_choices
+            refused = refusal(submit, replica.scheduler, vocab_size, self._max_open_choices, num_held)
             if refused is None and (key in replica.scheduler.requests or key in self._constrained):
                 refused = errors.refused(submit.request_id, errors.INVALID_REQUEST, "this request id is already open")
         if refused is None:

@@ -14,8 +14,10 @@ from .limits import Limits
 from .scheduler import Scheduler
 
 
-def refusal(submit: Submit, scheduler: Scheduler, vocab_size: int, max_open_choices: int) -> Refused | None:
-    """Why this request cannot be taken, or None."""
+def refusal(
+    submit: Submit, scheduler: Scheduler, vocab_size: int, max_open_choices: int, num_held: int = 0
+) -> Refused | None:
+    """Why this request cannot be taken, or None. `num_held`: choices that are open and not yet with the scheduler."""
     limits: Limits = scheduler.limits
     num_prompt = len(submit.prompt_ids) // 4
     if num_prompt == 0 or len(submit.prompt_ids) % 4:
@@ -40,7 +42,10 @@ def refusal(submit: Submit, scheduler: Scheduler, vocab_size: int, max_open_choi
     if out_of_range is not None:
         message = f"token id {out_of_range} is not in the vocabulary of {vocab_size}"
         return errors.refused(submit.request_id, errors.INVALID_VALUE, message, "prompt")
-    num_open = scheduler.num_open_choices
+    if submit.n > max_open_choices:  # which no waiting would change
+        message = f"n is {submit.n}; --max-waiting allows {max_open_choices} choices at once"
+        return errors.refused(submit.request_id, errors.INVALID_VALUE, message, "n")
+    num_open = scheduler.num_open_choices + num_held
     if num_open + submit.n > max_open_choices:
         message = f"{num_open} choices are open; --max-waiting allows {max_open_choices}"
         return errors.refused(submit.request_id, errors.RATE_LIMIT_EXCEEDED, message, retry_after_seconds=1.0)

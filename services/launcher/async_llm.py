@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from quire.shared.messages import Prompt
 
-from .llm import Messages, TextOrIds, conversation, text_or_ids
 from .offline_chain import LLMError, OfflineChain
 from .offline_link import Job
 from .offline_params import Delta, Output, SamplingParams
-from .offline_session import CLOSED
+from .offline_prompts import ChatOptions, Messages, TextOrIds, conversation, text_or_ids
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class AsyncLLM:
@@ -37,30 +39,20 @@ class AsyncLLM:
         return await self._run(text_or_ids(prompt), params)
 
     async def chat(
-        self,
-        messages: Messages,
-        params: SamplingParams | None = None,
-        *,
-        tools: Messages | None = None,
-        chat_template_kwargs: dict[str, Any] | None = None,
+        self, messages: Messages, params: SamplingParams | None = None, **options: Unpack[ChatOptions]
     ) -> Output:
         """Answer one conversation by the checkpoint's chat template. Raises LLMError."""
-        return await self._run(conversation(messages, tools, chat_template_kwargs), params)
+        return await self._run(conversation(messages, options), params)
 
     def stream(self, prompt: TextOrIds, params: SamplingParams | None = None) -> AsyncIterator[Delta]:
         """What continues a prompt, as it comes. Raises LLMError on the way."""
         return self._stream(text_or_ids(prompt), params)
 
     def stream_chat(
-        self,
-        messages: Messages,
-        params: SamplingParams | None = None,
-        *,
-        tools: Messages | None = None,
-        chat_template_kwargs: dict[str, Any] | None = None,
+        self, messages: Messages, params: SamplingParams | None = None, **options: Unpack[ChatOptions]
     ) -> AsyncIterator[Delta]:
         """The answer to a conversation, as it comes."""
-        return self._stream(conversation(messages, tools, chat_template_kwargs), params)
+        return self._stream(conversation(messages, options), params)
 
     async def close(self) -> None:
         """End the processes. Safe to call twice; calls under way end with LLMError."""
@@ -96,7 +88,7 @@ class AsyncLLM:
 
         job = Job(prompt, params or SamplingParams(), lambda job: put(None), put if outputs is None else None)
         if not session.submit([job]):
-            raise LLMError(CLOSED)
+            raise LLMError(session.why_closed)
         has_ended = False
         try:
             while (delta := await arrived.get()) is not None:

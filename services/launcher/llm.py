@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import os
 import queue
-from array import array
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import msgspec
-
-from quire.shared.messages import ChatPrompt, IdsPrompt, Prompt, TextPrompt
+from quire.shared.messages import Prompt
 
 from .offline_beam import BeamSearchParams, beam_search
 from .offline_chain import LLMError, OfflineChain
 from .offline_link import Job
 from .offline_params import Completion, Delta, Output, SamplingParams, StructuredOutputs, TokenLogprob
-from .offline_session import CLOSED
+from .offline_prompts import ChatOptions, Messages, TextOrIds, conversation, conversations, text_or_ids, texts_or_ids
 from .progress import Progress
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = [
     "LLM",
@@ -34,9 +34,6 @@ __all__ = [
     "StructuredOutputs",
     "TokenLogprob",
 ]
-
-TextOrIds = str | Sequence[int]
-Messages = Sequence[dict[str, Any]]
 
 
 class LLM:
@@ -60,21 +57,21 @@ class LLM:
 
         progress: a bar on stderr; None: when that is a terminal and there are several prompts.
         """
-        return self._run(_listed(prompts), params, progress)
+        return self._run(texts_or_ids(prompts), params, progress)
 
     def chat(
         self,
         messages: Messages | Sequence[Messages],
         params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
-        tools: Messages | None = None,
-        chat_template_kwargs: dict[str, Any] | None = None,
         progress: bool | None = None,
+        **options: Unpack[ChatOptions],
     ) -> list[Output]:
-        """Answer a conversation, or each of several, by the checkpoint's chat template."""
-        listed: Any = [messages] if messages and isinstance(messages[0], dict) else messages
-        prompts = [conversation(one, tools, chat_template_kwargs) for one in listed]
-        return self._run(prompts, params, progress)
+        """Answer a conversation, or each of several, by the checkpoint's chat template.
+
+        options: tools, documents, chat_template, chat_template_kwargs, add_generation_prompt, continue_final_message.
+        """
+        return self._run(conversations(messages, options), params, progress)
 
     def stream(self, prompt: TextOrIds, params: SamplingParams | None = None) -> Iterator[Delta]:
         """What continues a prompt, as it comes: begins with the first delta that is asked for.
@@ -84,21 +81,16 @@ class LLM:
         return self._stream(text_or_ids(prompt), params)
 
     def stream_chat(
-        self,
-        messages: Messages,
-        params: SamplingParams | None = None,
-        *,
-        tools: Messages | None = None,
-        chat_template_kwargs: dict[str, Any] | None = None,
+        self, messages: Messages, params: SamplingParams | None = None, **options: Unpack[ChatOptions]
     ) -> Iterator[Delta]:
-        """The answer to a conversation, as it comes."""
-        return self._stream(conversation(messages, tools, chat_template_kwargs), params)
+        """The answer to a conversation, as it comes; options as of `chat`."""
+        return self._stream(conversation(messages, options), params)
 
     def beam_search(
         self, prompts: TextOrIds | Sequence[TextOrIds], params: BeamSearchParams | None = None
     ) -> list[Output]:
         """The best continuations of each prompt, best first, as its choices. Their `score`s are the beams'."""
-        return beam_search(self._chain.session, _listed(prompts), params or BeamSearchParams())
+        return beam_search(self._chain.session, texts_or_ids(prompts), params or BeamSearchParams())
 
     @property
     def run_dir(self) -> str:
@@ -138,7 +130,7 @@ class LLM:
         arrived: queue.SimpleQueue[Delta | None] = queue.SimpleQueue()
         job = Job(prompt, params or SamplingParams(), lambda job: arrived.put(None), arrived.put)
         if not session.submit([job]):
-            raise LLMError(CLOSED)
+            raise LLMError(session.why_closed)
         has_ended = False
         try:
             while (delta := arrived.get()) is not None:
@@ -149,24 +141,3 @@ class LLM:
         finally:
             if not has_ended:
                 session.abort([job])
-
-
-def _listed(prompts: TextOrIds | Sequence[TextOrIds]) -> list[Prompt]:
-    is_one = isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], int))
-    listed: Any = [prompts] if is_one else prompts
-    return [text_or_ids(prompt) for prompt in listed]
-
-
-def text_or_ids(prompt: TextOrIds) -> Prompt:
-    if isinstance(prompt, str):
-        return TextPrompt(prompt)
-    return IdsPrompt(array("i", prompt).tobytes())
-
-
-def conversation(messages: Messages, tools: Messages | None, chat_template_kwargs: dict[str, Any] | None) -> ChatPrompt:
-    encode = msgspec.json.encode
-    return ChatPrompt(
-        encode(list(messages)),
-        encode(list(tools)) if tools else b"",
-        encode(chat_template_kwargs) if chat_template_kwargs else b"",
-    )

@@ -11,13 +11,13 @@ import sys
 import threading
 from typing import Any
 
-from quire.shared.config import EngineConfig, LauncherConfig, TokenizerConfig, WorkerConfig
-from quire.shared.flags import fields
+from quire.shared.config import LauncherConfig
 from quire.shared.messages import Report
 from quire.shared.run_directory import RunDirectoryError
 
 from .child import Child, Ending
 from .offline_session import CLOSED, OfflineSession
+from .offline_settings import check
 from .preflight import LaunchError, check_host, check_model, check_tensor_parallel
 from .server_directories import ServerDirectory
 from .supervisor import Supervisor
@@ -31,20 +31,19 @@ class LLMError(RuntimeError):
 
 
 class OfflineChain:
-    """Loaded when the constructor returns. Raises LLMError; TypeError for a setting that there is not."""
+    """Loaded when the constructor returns. Raises LLMError; TypeError or ValueError for a setting that cannot be."""
 
     def __init__(self, model: str | os.PathLike[str] | None, tokenizers: int, settings: dict[str, Any]) -> None:
-        known = {name for config in (TokenizerConfig, EngineConfig, WorkerConfig) for name in fields(config)}
-        unknown = sorted(settings.keys() - known)
-        if unknown:
-            raise TypeError(f"LLM has no setting {unknown[0]!r}")
+        if tokenizers < 1:
+            raise ValueError(f"tokenizers is {tokenizers}; it must be at least 1")
         # A batch is known when it comes, and most have no use for the helper process.
         values = {
             "log_level": "warning",
             "helper_ahead": 0.0,
-            **settings,
+            **check(settings),
             "model": None if model is None else os.fspath(model),
         }
+        self._pid = os.getpid()
         try:
             check_host()
             check_model(values["model"], values.get("load_format", "auto"))
@@ -99,6 +98,8 @@ class OfflineChain:
 
     def close(self) -> None:
         """End the processes. Safe to call twice; what is under way ends with an error."""
+        if os.getpid() != self._pid:
+            return  # a fork of the process they belong to
         atexit.unregister(self.close)
         with self._lock:
             self._supervisor.ask_to_stop()
@@ -117,6 +118,8 @@ class OfflineChain:
             self._observer.has_ended.set()
 
     def _check(self) -> None:
+        if os.getpid() != self._pid:
+            raise LLMError("this LLM belongs to the process that made it; make another one in this one")
         if self._session is None and self._observer.is_ready.is_set() and self._observer.has_ended.is_set():
             raise LLMError(CLOSED)
         failure = self.failure()

@@ -105,7 +105,7 @@ class OfflineLink:
                 self._take(name, message)
 
     def send(self, job: Job) -> None:
-        """To the tokenizer that has least of ours."""
+        """To the tokenizer that has least of ours. Raises what encoding raises."""
         links = self._below.links
         if not links:
             job.fail("no tokenizer is running")
@@ -118,16 +118,17 @@ class OfflineLink:
         generate = Generate(
             request_id=job.request_id,
             prompt=job.prompt,
-            n=job.params.n,
+            n=int(job.params.n),
             sampling=job.params.resolve(self.card.defaults if self.card else GenerationDefaults()),
             text=job.params.text_params(),
-            priority=job.params.priority,
+            priority=int(job.params.priority),
             arrival=time.time(),
+            cache_salt=job.params.cache_salt,
             history=job.history,
             constraint=outputs.constraint() if (outputs := job.params.structured_outputs) is not None else None,
         )
-        self._jobs[job.request_id] = job
         links[job.tokenizer].send(generate)
+        self._jobs[job.request_id] = job
 
     def abort(self, job: Job) -> None:
         """Of a caller who is gone: what is still under way is of no use to anybody."""
@@ -171,6 +172,11 @@ class OfflineLink:
             job = self._jobs.get(RequestId(batch.request_ids[started.row]))
             if job is not None:
                 job.output.num_cached_tokens = max(job.output.num_cached_tokens, started.num_cached_tokens)
+        for scored in batch.prompt_logprobs:
+            job = self._jobs.get(RequestId(batch.request_ids[scored.row]))
+            if job is not None:
+                entries = zip(scored.tokens, scored.top, strict=False)
+                job.output.prompt_logprobs = [None, *(_logprob(*entry) for entry in entries)]
         start = 0
         for row, request_id in enumerate(batch.request_ids):
             end = start + batch.counts[row]

@@ -5,6 +5,7 @@ Owns the link and turns its loop; callers are told by their job's callbacks. Kno
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -14,6 +15,8 @@ from collections.abc import Callable, Sequence
 from quire.shared.messages import ModelCard
 
 from .offline_link import Job, OfflineLink
+
+logger = logging.getLogger("quire.llm")
 
 CLOSED = "this LLM is closed"
 
@@ -34,6 +37,8 @@ class OfflineSession:
         self._unwanted: list[Job] = []
         self._is_stopping = False
         self._not_before = 0.0
+        self.why_closed = CLOSED
+        """What callers are told once nothing is taken any more."""
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.is_ready = threading.Event()
         self._thread = threading.Thread(target=self._run, name="quire-link", daemon=True)
@@ -49,7 +54,7 @@ class OfflineSession:
             if self._is_stopping:
                 return False
             self._waiting.extend(jobs)
-        self._ring()
+            self._ring()
         return True
 
     def run(
@@ -78,7 +83,7 @@ class OfflineSession:
             job.on_end = end
         if not self.submit(jobs):
             for job in jobs:
-                job.fail(CLOSED)
+                job.fail(self.why_closed)
         try:
             while not is_done.wait(_TURN_SECONDS):
                 on_turn()
@@ -92,13 +97,11 @@ class OfflineSession:
             if self._is_stopping:
                 return
             self._unwanted.extend(jobs)
-        self._ring()
+            self._ring()
 
     def close(self) -> None:
-        """What is under way ends with an error."""
+        """What is under way ends with an error. Once."""
         with self._lock:
-            if self._is_stopping:
-                return
             self._is_stopping = True
         self._ring()
         self._thread.join()
@@ -109,6 +112,19 @@ class OfflineSession:
 
     def _run(self) -> None:
         failure = "this LLM was closed"
+        try:
+            failure = self._turn() or failure
+        except Exception as error:
+            logger.exception("the link to the model ended")
+            failure = self.why_closed = f"the link to the model ended: {error!r}"
+        with self._lock:
+            self._is_stopping = True
+        self._fail_all(failure)
+        self._link.close()
+
+    def _turn(self) -> str:
+        """Until the session is closed; why nothing can be asked any more, if there was a reason."""
+        failure = ""
         while not self._is_stopping:
             self._send_waiting()
             self._link.pump(_TURN_SECONDS, self._bell)
@@ -120,8 +136,7 @@ class OfflineSession:
             if cause := self._find_failure():
                 failure = cause
                 self._fail_all(cause)
-        self._fail_all(failure)
-        self._link.close()
+        return failure
 
     def _send_waiting(self) -> None:
         """Twice what runs at once keeps the engine busy, and stays below what it refuses."""
@@ -133,7 +148,10 @@ class OfflineSession:
             with self._lock:
                 job = self._waiting.popleft()
             num_open += job.num_open
-            self._link.send(job)
+            try:
+                self._link.send(job)
+            except Exception as error:  # half a surrogate pair in a text, for example
+                job.fail(f"it cannot be sent: {error}")
 
     def _take_back(self) -> None:
         """What was refused because too much waited goes to the front again, and all wait a moment."""

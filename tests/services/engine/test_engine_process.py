@@ -164,6 +164,10 @@ def test_beyond_the_limit_of_open_choices_requests_are_refused_not_queued(deploy
     refused = [message for message in deployment.messages if isinstance(message, Refused)]
     assert [(message.request_id, message.status) for message in refused] == [(2, 429)]
     assert refused[0].retry_after_seconds
+    deployment.send(submit(9, range(2, 10), max_tokens=5, n=5))  # no waiting makes room for these
+    deployment.until(lambda: sum(isinstance(message, Refused) for message in deployment.messages) == 2)
+    never = [message for message in deployment.messages if isinstance(message, Refused)][1]
+    assert (never.request_id, never.status) == (9, 400) and "n is 5; --max-waiting allows 4" in never.message
 
 
 def test_an_abort_frees_the_blocks_and_sends_nothing_more(deploy):

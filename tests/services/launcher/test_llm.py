@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import signal
 import time
@@ -61,6 +62,49 @@ def test_a_bad_prompt_does_not_fail_the_others(llm: LLM) -> None:
     assert bad.error and bad.finish_reason == "error"
     assert first.text == last.text != ""
     assert first.error == last.error == ""
+
+
+def test_what_can_never_be_sent_or_run_fails_alone(llm: LLM) -> None:
+    alone = llm.generate("Hello", GREEDY)[0].text
+    params = [GREEDY, SamplingParams(n=5000), GREEDY]
+    unsendable, too_many, good = llm.generate(["\ud800", "Hello", "Hello"], params)
+    assert "cannot be sent" in unsendable.error
+    assert "--max-waiting allows" in too_many.error
+    assert (good.text, good.error) == (alone, "")
+
+
+def test_what_is_no_prompt_is_a_type_error(llm: LLM) -> None:
+    for wrong in (5, None, b"Hello", {"role": "user"}, [None], [[1, "a"]], [[10**10]]):
+        with pytest.raises(TypeError, match=r"prompt.* text"):
+            llm.generate(wrong)  # type: ignore[arg-type]
+    for wrong in ("Hello", {"role": "user", "content": "Hello"}, ["Hello"]):
+        with pytest.raises(TypeError, match="a conversation is a list of messages"):
+            llm.chat(wrong)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="no option 'tool'; there are tools, "):
+        llm.chat([{"role": "user", "content": "Hello"}], tool=[])  # type: ignore[call-arg]
+
+
+def test_a_message_is_continued_and_a_template_replaced(llm: LLM) -> None:
+    messages = [{"role": "user", "content": "Count from 1 to 20"}, {"role": "assistant", "content": "1, 2, 3"}]
+    (continued,) = llm.chat(messages, GREEDY, continue_final_message=True)
+    assert continued.text.startswith(", 4, 5")
+    (plain,) = llm.chat(messages[:1], GREEDY, chat_template="{{ messages[0].content }}")
+    assert plain.token_ids == llm.generate("Count from 1 to 20", GREEDY)[0].token_ids
+
+
+def test_prompts_are_scored_cut_and_kept_apart(llm: LLM) -> None:
+    text = "One two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen"
+    (whole,) = llm.generate(text, SamplingParams(max_tokens=1, prompt_logprobs=2))
+    assert whole.prompt_logprobs is not None
+    first, *others = whole.prompt_logprobs
+    assert first is None
+    assert [entry.token_id for entry in others if entry] == whole.prompt_ids[1:]
+    assert all(entry and len(entry.top) == 2 and entry.logprob <= entry.top[0][2] for entry in others)
+    (cut,) = llm.generate(text, SamplingParams(max_tokens=1, truncate_prompt_tokens=4))
+    assert cut.prompt_ids == whole.prompt_ids[-4:]
+    salted = SamplingParams(max_tokens=1, cache_salt="mine")
+    cached = [llm.generate(text, params)[0].num_cached_tokens for params in (GREEDY, salted, salted)]
+    assert cached[1] == 0 < cached[0] == cached[2]
 
 
 def test_a_seed_repeats_and_choices_differ(llm: LLM) -> None:
@@ -142,6 +186,20 @@ def test_the_bar_counts_prompts_and_is_silent_without_a_terminal(llm: LLM, capsy
     assert "3 of 3, " in capsys.readouterr().err
 
 
+def test_on_a_terminal_several_prompts_have_a_bar(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Screen(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    screen = Screen()
+    monkeypatch.setattr("sys.stderr", screen)
+    llm.generate("Hello", GREEDY)
+    llm.generate(["Hello"] * 3, GREEDY, progress=False)
+    assert screen.getvalue() == ""
+    llm.generate(["Hello"] * 3, GREEDY)
+    assert screen.getvalue().endswith(" tokens/s\n") and "100%  3 of 3, " in screen.getvalue()
+
+
 def test_beam_search_is_that_of_transformers(llm: LLM) -> None:
     folder = Path(model_files.__file__).with_name("demo_model")
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
@@ -210,11 +268,6 @@ def test_an_event_loop_has_the_same_answers_side_by_side() -> None:
 def test_params_of_another_number_than_prompts_are_refused(llm: LLM) -> None:
     with pytest.raises(ValueError, match="2 prompts have 1 sampling params"):
         llm.generate(["a", "b"], [GREEDY])
-
-
-def test_an_unknown_setting_is_refused() -> None:
-    with pytest.raises(TypeError, match="no setting 'max_seqs'"):
-        LLM(max_seqs=3)
 
 
 def test_an_unknown_folder_is_refused() -> None:
