@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import json
 import random
 import sys
@@ -164,7 +165,13 @@ class Run:
         return found
 
     async def _load(self, kind: Callable[..., Any], amount: float) -> Load:
-        load = await kind(self._client, self._bodies, amount, self._options.seconds, self._options.warm)
+        gc.collect()
+        gc.freeze()  # or the client would stop for a tenth of a second to look through all answers so far
+        gc.disable()
+        try:
+            load = await kind(self._client, self._bodies, amount, self._options.seconds, self._options.warm)
+        finally:
+            gc.enable()
         await asyncio.sleep(0.5)
         return load
 

@@ -193,6 +193,8 @@ class Application:
                 self._tell(exchange, exchange.facts)
             if exchange.status:
                 self.count_response(exchange.status)
+            # Nothing of a request may refer back to itself, or only the garbage collector ends it: see test_garbage.
+            scope.pop("quire.exchange", None)
 
     def exchange_of(self, scope: Scope, receive: Receive, send: Send) -> Exchange:
         exchange = Exchange(scope, receive, send, f"req-{self.ids.next():016x}")

@@ -157,6 +157,8 @@ class _Generation:
                 if task is not None:
                     task.cancel()
             self._app.client.abort(self._records, "client_gone")
+            self._exchange.cancel = None
+            self._mailbox.forget()
             self._note(tally)
 
     def _start(self, card: ModelCard, beams: BeamParams | None) -> asyncio.Task[None] | None:
@@ -229,6 +231,7 @@ class _Generation:
             raise ClientGone from None
         finally:
             self._app.watchdog.remove(stream)
+            del task  # what it raised would refer to it through this frame
 
     async def _whole(self, answer: Answer, tally: Tally) -> bytes:
         """The plain answer: each choice's deltas merged into one."""

@@ -137,6 +137,10 @@ class Mailbox:
             if not waiter.done():
                 waiter.set_result(None)
 
+    def forget(self) -> None:
+        """Its owner has ended. A failure that was raised refers to the frames it passed, and so to this mailbox."""
+        self._failure = self.sink = self.on_begin = None
+
     @property
     def num_pending_bytes(self) -> int:
         """Of text, in UTF-8."""

@@ -145,6 +145,7 @@ class _Call:
         if self._answer is not None and self._answer.response["status"] == "in_progress":
             self._answer.response["status"] = "cancelled"  # its client is gone
             self._keep(self._answer.response)
+        self._answer = None  # which refers to this
 
     def _base(self) -> dict[str, Any]:
         """What a response shows of its request."""

@@ -121,6 +121,7 @@ async def _ask(app: Application, exchange: Exchange, parse: Callable[[bytes], Wa
         finally:
             watcher.cancel()
             app.client.abort(records, "client_gone")
+            mailbox.forget()
     return card, accepted
 
 
