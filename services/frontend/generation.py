@@ -132,6 +132,7 @@ class _Generation:
         self._mailbox.on_begin = permit.begin
         self._mailbox.wants_output_ids = asked.parsing is not None and bool(asked.parsing.reasoning_format)
         self._records: list[Record] = []
+        self._sending: asyncio.Task[None] | None = None
         exchange.cancel = self._cancel
 
     async def run(self, is_streamed: bool, card: ModelCard, beams: BeamParams | None) -> None:
@@ -208,7 +209,8 @@ class _Generation:
         hold_seconds = self._app.config.queue_timeout
         stream = EventStream(self._exchange, self._mailbox, answer, self._asked, tally, self._on_first, hold_seconds)
         # A task of its own: a delta then wakes three coroutines and not all those between it and the route.
-        task = self._app.loop.create_task(stream.run())
+        # Not a name here: what it raises refers to this frame, which would refer to it.
+        self._sending = self._app.loop.create_task(stream.run())
         is_stalled = False
 
         def on_stall() -> None:
@@ -219,11 +221,12 @@ class _Generation:
             if transport is not None:
                 transport.abort()  # closing would wait for the reader to take what is unsent
                 self._app.listener.count_dropped("stalled")
-            task.cancel()
+            if self._sending is not None:
+                self._sending.cancel()
 
         self._app.watchdog.add(stream, on_stall)
         try:
-            await task
+            await self._sending
         except asyncio.CancelledError:
             if not is_stalled:
                 raise
@@ -231,7 +234,7 @@ class _Generation:
             raise ClientGone from None
         finally:
             self._app.watchdog.remove(stream)
-            del task  # what it raised would refer to it through this frame
+            self._sending = None
 
     async def _whole(self, answer: Answer, tally: Tally) -> bytes:
         """The plain answer: each choice's deltas merged into one."""
