@@ -254,7 +254,7 @@ class Application:
             return [(b"vary", b"Origin")]
         return [
             (b"access-control-allow-origin", origin),
-            (b"access-control-expose-headers", b"x-request-id, retry-after"),
+            (b"access-control-expose-headers", b"x-request-id, retry-after, x-should-retry"),
             (b"vary", b"Origin"),
         ]
 

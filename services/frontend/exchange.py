@@ -127,6 +127,8 @@ class Exchange:
         extra: Headers = []
         if error.retry_after_seconds is not None:
             extra.append((b"retry-after", b"%d" % max(1, min(60, round(error.retry_after_seconds)))))
+        if error.status == 500:  # what can be tried again was; SDKs would send twice more what may crash the engine
+            extra.append((b"x-should-retry", b"false"))
         if error.status == 401:
             extra.append((b"www-authenticate", b"Bearer"))
         if error.status == 413:

@@ -34,6 +34,7 @@ _REQUEST_ID = {
     "schema": {"type": "string"},
 }
 _RETRY_AFTER = {"description": "Seconds after which to try again.", "schema": {"type": "integer", "minimum": 1}}
+_SHOULD_RETRY = {"description": "false: the SDKs do not try again.", "schema": {"type": "string"}}
 _COMMON = (400, 401, 404, 405, 408, 431, 500)
 """Statuses that any route can answer with."""
 _GENERATING = (413, 415, 429, 503)
@@ -194,6 +195,8 @@ def _errors(operation: Operation, is_open: bool) -> Schema:
         headers: Schema = {"x-request-id": _REQUEST_ID}
         if status in (429, 503):
             headers["retry-after"] = _RETRY_AFTER
+        if status == 500:
+            headers["x-should-retry"] = _SHOULD_RETRY
         if status in (408, 431) or (status == 400):
             del headers["x-request-id"]  # may be said before the request has an id
         content = {"application/json": {"schema": _reference(kind)}}

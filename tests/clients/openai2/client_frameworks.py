@@ -10,6 +10,7 @@ import instructor
 import litellm
 import openai
 import pytest
+from langchain_core.exceptions import ContextOverflowError
 from langchain_core.messages import HumanMessage, ToolMessage
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI, OpenAI
@@ -102,6 +103,14 @@ def test_langchain_gets_logprobs_and_completions(model):
     assert b"".join(bytes(token["bytes"]) for token in tokens).decode() == answer.content
     text = OpenAI(base_url=URL, model=model, temperature=0, max_tokens=8, max_retries=0).invoke("1, 2, 3,")
     assert "4" in text
+
+
+def test_langchain_knows_a_prompt_that_is_too_long(model):
+    chat = ChatOpenAI(base_url=URL, model=model, max_retries=0)
+    with pytest.raises(ContextOverflowError):
+        chat.invoke("word " * 9000)
+    with pytest.raises(ContextOverflowError):
+        list(chat.stream("word " * 9000))
 
 
 def test_langchain_does_the_same_asynchronously(model):

@@ -215,6 +215,7 @@ def test_a_failure_in_mid_stream_is_an_error_event_then_done(frontend: Any) -> N
     assert not any(c["choices"][0]["finish_reason"] for c in chunks[:-1])
     response = frontend.client.post("/v1/chat/completions", json=say("!error"))
     assert (response.status_code, error_of(response)["code"]) == (500, "internal_error")
+    assert response.headers["x-should-retry"] == "false"
 
 
 @pytest.mark.parametrize("stream", [False, True])

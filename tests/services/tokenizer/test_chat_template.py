@@ -176,9 +176,10 @@ def test_null_content_is_no_text() -> None:
     assert "None" not in _template(CHATML).render(ChatRequest(messages)).text
 
 
-def test_reasoning_reaches_the_template_under_each_of_its_names() -> None:
+@pytest.mark.parametrize("name", ["reasoning", "reasoning_content"])
+def test_reasoning_reaches_the_template_under_each_of_its_names(name: str) -> None:
     source = "{{ messages[0].reasoning_content }}|{{ messages[0].thinking }}"
-    message = {"role": "assistant", "content": "x", "reasoning": "because"}
+    message = {"role": "assistant", "content": "x", name: "because"}
     assert _template(source).render(ChatRequest([message])).text == "because|because"
 
 
