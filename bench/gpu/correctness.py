@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import os
 import random
 import re
 import sys
@@ -18,6 +20,8 @@ from .timing import release
 
 _PROMPT_LENGTHS = (1, 15, 16, 17, 70, 130)
 _OUTPUT_LEN = 24
+_TESTS_SECONDS = 140.0
+"""Of the section's, so that whole models are still compared where the tests hang."""
 
 
 def run(setting: Setting) -> Outcome:
@@ -27,8 +31,11 @@ def run(setting: Setting) -> Outcome:
     arguments = ["-m", "pytest", "-q", "-p", "no:cacheprovider", tests, "--tb=line", "-W", "ignore"]
     # What is compiled or interpreted without a GPU was tested without one.
     arguments += [f"--ignore=tests/kernels/triton/{name}.py" for name in ("test_compile", "test_interpreted")]
+    if not setting.is_tiny and importlib.util.find_spec("xdist") is not None:
+        # Most of their time goes to compiling one variant after the other.
+        arguments += ["-n", str(min(8, len(os.sched_getaffinity(0))))]
     try:
-        output = python(arguments, 200, {"QUIRE_KERNEL_TESTS": mode})
+        output = python(arguments, _TESTS_SECONDS, {"QUIRE_KERNEL_TESTS": mode})
     except RuntimeError as error:
         output = str(error)
         outcome.notes.append(output)

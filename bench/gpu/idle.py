@@ -36,6 +36,7 @@ def run(setting: Setting) -> Outcome:
         loop.run(prompts[:batch], sizes.decode_steps, window.at)
         window.close()
         outcome.rows.append([model, batch, *window.found()])
+    del loop
     release(setting.device)
     return outcome
 

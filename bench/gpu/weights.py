@@ -19,6 +19,8 @@ from .setting import Outcome, Setting
 
 _NUM_TENSORS = 32
 _ROUNDS = 3
+_NUM_BUFFERS = (4, 8)
+"""The loader's own number, and twice as many readers."""
 
 
 def run(setting: Setting) -> Outcome:
@@ -28,9 +30,12 @@ def run(setting: Setting) -> Outcome:
     size = len(content) // _NUM_TENSORS
     entries = [(number, TensorEntry(file, "U8", (size,), number * size, size)) for number in range(_NUM_TENSORS)]
 
-    def streamed() -> None:
-        for _ in WeightStream(entries, device).tensors():
-            pass
+    def streamed(num_buffers: int) -> Callable[[], None]:
+        def way() -> None:
+            for _ in WeightStream(entries, device, num_buffers).tensors():
+                pass
+
+        return way
 
     def mapped() -> None:
         for _, entry in entries:
@@ -41,7 +46,8 @@ def run(setting: Setting) -> Outcome:
         for number, tensor in WeightStream(entries, device).tensors()
         if not torch.equal(tensor, content[number * size : (number + 1) * size].to(device))
     ]
-    ways: dict[str, Callable[[], None]] = {"pinned ring": streamed, "mapped, plain copies": mapped}
+    ways = {f"pinned ring of {number}": streamed(number) for number in _NUM_BUFFERS}
+    ways["mapped, plain copies"] = mapped
     rates = {name: _NUM_TENSORS * size / _seconds(way, device) for name, way in ways.items()}
     file.unlink()
     notes = [f"tensors {wrong} are not what the file holds"] if wrong else ["every tensor is what the file holds"]

@@ -61,6 +61,8 @@ def load_model(
     entries = dummy_entries(whole) if is_dummy else model_files.read_weight_entries(folder)
     num_threads = threads or choose_threads(sum(entry.size_bytes for entry in entries.values()), group.size)
     torch.set_num_threads(num_threads)
+    # float32 is float32 on a GPU too, whatever the environment says (TORCH_ALLOW_TF32_CUBLAS_OVERRIDE).
+    torch.set_float32_matmul_precision("highest")
     placement = choose_placement(device, dtype, config, entries, group)
     with torch.inference_mode():
         model = build_model(config, placement)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 from bench.gpu import __main__ as gpu
+from bench.gpu import needs
 from bench.gpu.setting import Setting
+from quire.shared.config_file import tomllib
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -33,6 +36,23 @@ def test_a_dry_run_goes_through_every_section(tmp_path: Path) -> None:
     assert [row[0] for row in results["peer"]["rows"]] == ["quire", "transformers"]
     assert all(row[-1] == 0 for row in results["http_sweep"]["rows"] + results["peer"]["rows"])
     assert all(0 < row[2] < 100 for row in results["idle"]["rows"])
+
+
+def test_a_python_that_lacks_something_is_told_all_of_it_in_one_sentence(monkeypatch) -> None:
+    assert needs.complaint() == ""
+    said = needs.complaint({"torch": "torch", "no_such_one": "no-such-one", "nor_this": "nor-this"})
+    assert "lacks no-such-one nor-this: put their wheels into a folder" in said and "--wheels" in said
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert "no C compiler" in needs.complaint()
+
+
+def test_all_that_a_server_imports_is_looked_for() -> None:
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        dependencies = tomllib.load(file)["project"]["dependencies"]
+    named = {re.split("[<>=;]", line)[0] for line in dependencies if "python_version <" not in line}
+    assert named <= set(needs.PACKAGES.values())
+    header = (ROOT / "bench" / "gpu.sh").read_text()
+    assert all(package in header for package in needs.PACKAGES.values())
 
 
 def test_a_section_that_takes_too_long_or_fails_does_not_stop_the_next(tmp_path: Path, capfd) -> None:
