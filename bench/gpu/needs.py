@@ -37,7 +37,7 @@ def complaint(packages: Mapping[str, str] = PACKAGES) -> str:
         return (
             f"{sys.executable} (Python {version}) lacks {names}: put their wheels into a folder on another machine"
             f" (pip download --no-deps --only-binary=:all: --python-version {version}"
-            f" --platform manylinux_2_28_x86_64 --platform manylinux2014_x86_64 -d DIR {names}), and give it by --wheels"
+            f" --platform manylinux_2_28_x86_64 --platform manylinux2014_x86_64 -d DIR {names}), named by --wheels"
         )
     if not any(shutil.which(compiler) for compiler in ("cc", "gcc", "clang")):
         return "there is no C compiler, which Triton builds the launchers of its kernels with: install gcc"
