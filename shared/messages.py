@@ -52,6 +52,15 @@ class GenerationDefaults(_Message, frozen=True):
     max_tokens: int | None = None
 
 
+class ReasoningIds(_Message, frozen=True):
+    """The tokens by which reasoning is counted."""
+
+    start: list[int] = []
+    """Those that begin each stretch of it, one after the other; none: it begins with the answer."""
+    ends: list[int] = []
+    """Each of which ends it; none: it cannot be counted."""
+
+
 class ModelCard(_Message, frozen=True):
     """What a frontend must know of the served model."""
 
@@ -70,8 +79,7 @@ class ModelCard(_Message, frozen=True):
     tool_format: str = ""
     """How the model writes tool calls and reasoning: names in output_formats.py; "" where nothing is looked for."""
     reasoning_format: str = ""
-    reasoning_end_id: int = -1
-    """The token that ends reasoning; -1 where it takes several."""
+    reasoning_ids: ReasoningIds = ReasoningIds()
     limits: dict[str, int | float] = {}
     """What the tokenizer bounds of a request, by the names of its flags; for people."""
 

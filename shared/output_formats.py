@@ -44,6 +44,10 @@ class ToolFormat(msgspec.Struct, frozen=True):
 class ReasoningFormat(msgspec.Struct, frozen=True):
     start: str
     end: str
+    opening: str = ""
+    """Of each stretch, where an answer may have several of them."""
+    closings: tuple[str, ...] = ()
+    """Special tokens of which each ends such a stretch."""
 
 
 def _xml(opening: str) -> dict[str, State]:
@@ -197,7 +201,7 @@ REASONING_FORMATS: dict[str, ReasoningFormat] = {
     "seed": ReasoningFormat("<seed:think>", "</seed:think>"),
     "kimi_vl": ReasoningFormat("◁think▷", "◁/think▷"),
     "granite": ReasoningFormat("Here is my thought process:", "Here is my response:"),
-    "harmony": ReasoningFormat("", ""),
+    "harmony": ReasoningFormat("", "", "<|channel|>analysis", ("<|end|>", "<|start|>", "<|return|>", "<|call|>")),
 }
 """Harmony's is a channel: its tool format reads both."""
 

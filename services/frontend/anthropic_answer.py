@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from quire.shared.errors import ApiError
-from quire.shared.messages import Accepted
+from quire.shared.messages import Accepted, ReasoningIds
 
 from .answers import Asked, Tally, encode
 from .choice_output import ChoiceOutput, Parsing
@@ -21,7 +21,7 @@ _ERROR_TYPES = {
     400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 404: "not_found_error",
     413: "request_too_large", 429: "rate_limit_error", 503: "overloaded_error",
 }  # fmt: skip
-_NO_PARSING = Parsing("", "", -1, {})
+_NO_PARSING = Parsing("", "", ReasoningIds(), {})
 
 
 def anthropic_error(error: ApiError, request_id: str) -> bytes:

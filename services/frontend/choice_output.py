@@ -6,15 +6,17 @@ these events, streamed or whole. Knows no protocol.
 
 from __future__ import annotations
 
-from array import array
 from typing import Any
 
 import msgspec
+
+from quire.shared.messages import ReasoningIds
 
 from .mailbox import Delta
 from .output_events import End, Event, Reasoning, ToolArgs, ToolEnd, ToolStart
 from .output_machine import machine
 from .output_parser import OutputParser
+from .reasoning_tokens import num_reasoning_tokens
 
 
 class Parsing(msgspec.Struct, frozen=True):
@@ -23,8 +25,7 @@ class Parsing(msgspec.Struct, frozen=True):
     tool_format: str
     reasoning_format: str
     """Names in shared/output_formats.py."""
-    reasoning_end_id: int
-    """The token of the marker; -1 where it takes several."""
+    reasoning_ids: ReasoningIds
     schemas: dict[str, dict[str, Any]]
     """Of the parameters of the offered tools, by name."""
     is_parallel: bool = True
@@ -49,7 +50,7 @@ class ChoiceOutput:
         ready = machine(parsing.tool_format, parsing.reasoning_format)
         self._parser = OutputParser(ready, starts_in_reasoning, parsing.schemas)
         self.reasoning_tokens = 0
-        """Up to the token that ends reasoning; known at the end."""
+        """With the markers around it; known at the end."""
 
     def events(self, delta: Delta) -> list[Event]:
         """What this delta adds; with the choice's last delta an End comes last."""
@@ -60,7 +61,7 @@ class ChoiceOutput:
             if isinstance(event, Reasoning):
                 self._has_reasoned = True
         if delta.finish_reason is not None and self._has_reasoned:
-            self.reasoning_tokens = self._count(delta.output_ids)
+            self.reasoning_tokens = num_reasoning_tokens(delta.output_ids, self._parsing.reasoning_ids)
         return [event for event in map(self._shown, events) if event is not None]
 
     def _shown(self, event: Event) -> Event | None:
@@ -72,14 +73,3 @@ class ChoiceOutput:
         if isinstance(event, End) and event.reason == "tool_calls" and parsing.is_named:
             return End("stop")
         return event
-
-    def _count(self, output_ids: bytes) -> int:
-        """Exact where the end of reasoning is one token; 0 where that cannot be told."""
-        end_id = self._parsing.reasoning_end_id
-        if end_id < 0:
-            return 0
-        ids = array("i", output_ids)
-        try:
-            return ids.index(end_id) + 1
-        except ValueError:
-            return len(ids)

@@ -36,7 +36,7 @@ class ParsedRequest(msgspec.Struct, frozen=True):
         return Parsing(
             tool_format,
             card.reasoning_format,
-            card.reasoning_end_id,
+            card.reasoning_ids,
             self.tools.schemas if self.tools.choice != "none" else {},
             self.tools.is_parallel,
             self.tools.choice == "named",

@@ -11,14 +11,14 @@ from collections.abc import Callable
 from typing import Any
 
 from quire.shared.errors import ApiError
-from quire.shared.messages import Accepted
+from quire.shared.messages import Accepted, ReasoningIds
 
 from .answers import Asked, Tally, encode
 from .choice_output import ChoiceOutput, Parsing
 from .mailbox import Delta
 from .output_events import End, Event, Reasoning, Text, ToolArgs, ToolEnd, ToolStart
 
-_NO_PARSING = Parsing("", "", -1, {})
+_NO_PARSING = Parsing("", "", ReasoningIds(), {})
 _PARTS = {"message": "output_text", "reasoning": "reasoning_text"}
 _PREFIXES = {"message": "msg", "reasoning": "rs", "function_call": "fc"}
 

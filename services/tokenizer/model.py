@@ -14,7 +14,7 @@ import msgspec
 
 from quire.shared.config import TokenizerConfig
 from quire.shared.flags import fields
-from quire.shared.messages import GenerationDefaults, ModelCard, Program
+from quire.shared.messages import GenerationDefaults, ModelCard, Program, ReasoningIds
 from quire.shared.model_files import DEMO_MODEL, DEMO_NAME, find_model, read_generation_config, read_model_config
 from quire.shared.output_formats import REASONING_FORMATS, reasoning_format_of, tool_format_of
 
@@ -37,7 +37,7 @@ class Model(msgspec.Struct, frozen=True):
     tool_format: str = ""
     reasoning_format: str = ""
     """Names in shared/output_formats.py; "" for none."""
-    reasoning_end_id: int = -1
+    reasoning_ids: ReasoningIds = ReasoningIds()
     constraints: Constraints | None = None
     flags: dict[str, int | float] = {}
     """Those that bound what a request may do here."""
@@ -53,7 +53,7 @@ class Model(msgspec.Struct, frozen=True):
             defaults=self.defaults,
             tool_format=self.tool_format,
             reasoning_format=self.reasoning_format,
-            reasoning_end_id=self.reasoning_end_id,
+            reasoning_ids=self.reasoning_ids,
             limits=self.flags,
         )
 
@@ -92,11 +92,11 @@ def load_model(config: TokenizerConfig) -> Model:
     root = config.model or DEMO_NAME
     names = list(config.served_model_name) or [_name(root)]
     tool_format, reasoning_format = _output_formats(config, "\n".join(files.chat_templates.values()))
-    end_id = _reasoning_end_id(tokenizer, reasoning_format)
+    marks = reasoning_ids(tokenizer, reasoning_format)
     constraints = Constraints(tokenizer.special_token_ids, untrusted)
     return Model(
         names, root, int(time.time()), tokenizer, template, defaults,
-        tool_format, reasoning_format, end_id, constraints,
+        tool_format, reasoning_format, marks, constraints,
         _limits_of(config),
     )  # fmt: skip
 
@@ -106,11 +106,16 @@ def _limits_of(config: TokenizerConfig) -> dict[str, int | float]:
     return {name: getattr(config, name) for name, one in fields(TokenizerConfig).items() if one.flag.group == "limits"}
 
 
-def _reasoning_end_id(tokenizer: TextTokenizer, reasoning_format: str) -> int:
-    """The token of the marker; -1 where there is none, or it takes several."""
+def reasoning_ids(tokenizer: TextTokenizer, reasoning_format: str) -> ReasoningIds:
+    """Of the format's markers, as far as each end is one token."""
     reasoning = REASONING_FORMATS.get(reasoning_format)
-    ids = tokenizer.encode_rendered([Rendered(reasoning.end)], False)[0] if reasoning and reasoning.end else []
-    return ids[0] if len(ids) == 1 else -1
+    if reasoning is None:
+        return ReasoningIds()
+    opening = [reasoning.opening] if reasoning.opening else []
+    closings = [*reasoning.closings, *([reasoning.end] if reasoning.end else [])]
+    ids = tokenizer.encode_rendered([Rendered(text) for text in (*opening, *closings)], False)
+    ends = [one[0] for one in ids[len(opening) :] if len(one) == 1]
+    return ReasoningIds(ids[0] if opening else [], ends)
 
 
 def _output_formats(config: TokenizerConfig, templates: str) -> tuple[str, str]:

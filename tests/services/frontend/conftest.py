@@ -39,6 +39,7 @@ from quire.shared.messages import (
     Inquiry,
     LogprobEntry,
     ModelCard,
+    ReasoningIds,
     Refused,
     Report,
     Started,
@@ -398,7 +399,7 @@ def parsing() -> Iterator[ParsingFrontend]:
     with tempfile.TemporaryDirectory(prefix="q-", dir="/tmp") as path:
         fake = FakeTokenizer(Path(path))
         fake.card = msgspec.structs.replace(
-            fake.card, tool_format="hermes", reasoning_format="think", reasoning_end_id=102
+            fake.card, tool_format="hermes", reasoning_format="think", reasoning_ids=ReasoningIds(ends=[102])
         )
         process = ParsingFrontend(Path(path))
         process.wait_ready()
