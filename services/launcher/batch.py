@@ -16,7 +16,7 @@ from .batch_file import BatchFileError, BatchInput, BatchResults
 from .batch_runner import BatchRunner
 from .preflight import LaunchError
 from .private_server import PrivateServer
-from .serve import parse_values
+from .serve_flags import parse_values
 from .terminal import Terminal
 
 
@@ -55,7 +55,7 @@ def batch(argv: list[str]) -> int:
         try:
             if given.url is None:
                 terminal.status("    starting a server")
-                server = stack.enter_context(PrivateServer(rest))
+                server = stack.enter_context(PrivateServer(rest, lambda line: terminal.status(f"    {line}")))
                 client = ApiClient(server.url, server.api_key, given.timeout)
             else:
                 key = rest[1] if len(rest) > 1 else os.environ.get("QUIRE_API_KEY")

@@ -5,11 +5,12 @@ The output file is the record of what is done: it is only added to, and read aga
 
 from __future__ import annotations
 
+import fcntl
 import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import msgspec
 
@@ -81,6 +82,8 @@ class BatchInput:
         if complaints:
             more = f"; and {len(complaints) - _MAX_COMPLAINTS} more" if len(complaints) > _MAX_COMPLAINTS else ""
             raise BatchFileError(f"{path}: {'; '.join(complaints[:_MAX_COMPLAINTS])}{more}")
+        if not self._offsets:
+            raise BatchFileError(f"{path} has no requests")
 
     def _scan(self, opened: Any, complaints: list[str]) -> None:
         offset = 0
@@ -135,11 +138,25 @@ class BatchResults:
         self._lock = threading.Lock()
         self.done: set[str] = set()
         try:
-            if path.exists():
-                self._take_over(wanted)
-            self._file = path.open("ab")
+            self._file = self._held()
+            if path.stat().st_size:
+                with self._file:
+                    self._take_over(wanted)
+                    self._file = self._held()  # another file of that name by now
         except OSError as error:
             raise BatchFileError(f"{path}: {error.strerror}") from None
+
+    def _held(self) -> BinaryIO:
+        """The output file to add to, ours alone until it is closed."""
+        opened = self._path.open("ab")
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(opened.fileno()), self._path.stat()):
+                return opened
+        except BlockingIOError:
+            pass
+        opened.close()
+        raise BatchFileError(f"{self._path}: another quire batch is writing to it")
 
     def _take_over(self, wanted: BatchInput) -> None:
         kept = self._path.with_name(self._path.name + ".kept")

@@ -22,6 +22,8 @@ from .terminal import Terminal
 _OVERLOADED = (429, 503)
 _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 30.0
+_LINE_SECONDS = 30.0
+"""Between lines of progress where there is no terminal."""
 
 
 class BatchRunner:
@@ -51,15 +53,17 @@ class BatchRunner:
         self._num_done = self._num_refused = self._num_failed = 0
         self._stop = threading.Event()
         self._began = time.monotonic()
+        self._next_line = self._began + _LINE_SECONDS
 
     def run(self) -> int:
         threads = [threading.Thread(target=self._work, daemon=True) for _ in range(self._num_threads)]
         for thread in threads:
             thread.start()
         try:
+            self._show()
             while any(thread.is_alive() for thread in threads):
-                self._show()
                 self._stop.wait(0.1)
+                self._show()
         except KeyboardInterrupt:
             self._stop.set()
             self._terminal.status("")
@@ -70,11 +74,16 @@ class BatchRunner:
         return self._finish()
 
     def _show(self) -> None:
+        """In the status line of a terminal; elsewhere, in a log, as a line from time to time."""
+        now = time.monotonic()
         done = self._num_before + self._num_done
-        rate = self._num_done / max(1e-9, time.monotonic() - self._began)
+        rate = self._num_done / max(1e-9, now - self._began)
         failed = f", {self._num_failed} failed" if self._num_failed else ""
-        bar = self._terminal.bar(done / self._total)
-        self._terminal.status(f"    {bar}  {done} of {self._total}, {rate:.1f} requests/s{failed}")
+        text = f"{done} of {self._total}, {rate:.1f} requests/s{failed}"
+        self._terminal.status(f"    {self._terminal.bar(done / self._total)}  {text}")
+        if not self._terminal.is_tty and now >= self._next_line:
+            self._next_line = now + _LINE_SECONDS
+            self._terminal.line(text)
 
     def _finish(self) -> int:
         self._terminal.status("")

@@ -13,9 +13,12 @@ Command = Callable[[list[str]], int]
 
 
 def _serve(argv: list[str]) -> int:
+    from .serve_flags import parse_values
+
+    values = parse_values(argv)
     from .serve import serve
 
-    return serve(argv)
+    return serve(values)
 
 
 def _run(argv: list[str]) -> int:
@@ -86,7 +89,7 @@ def _keys(argv: list[str]) -> int:
 
 COMMANDS: dict[str, tuple[Command, str, str]] = {
     "serve": (_serve, "[MODEL] [flags]", "serve a model over HTTP; the bundled demo model if none is named"),
-    "chat": (_chat, "[--url URL]", "chat with a server in the terminal"),
+    "chat": (_chat, "[MODEL] | [--url URL]", "chat in the terminal, with a running server or one of its own"),
     "complete": (_complete, "[TEXT]", "continue a text on a server"),
     "batch": (_batch, "-i IN -o OUT [MODEL]", "answer a file of requests in OpenAI's batch format"),
     "scale": (_scale, "tokenizer=K", "change the number of tokenizers (or frontends) of a live server"),
@@ -103,7 +106,7 @@ COMMANDS: dict[str, tuple[Command, str, str]] = {
 def usage() -> str:
     lines = ["Quire serves large language models.", "", "usage: quire COMMAND ...", ""]
     for name, (_, arguments, summary) in COMMANDS.items():
-        lines.append(f"  quire {name + ' ' + arguments:<24} {summary}")
+        lines.append(f"  quire {name + ' ' + arguments:<26} {summary}")
     lines += ["", "  quire COMMAND --help     all flags of a command", "  quire --version"]
     return "\n".join(lines)
 

@@ -12,7 +12,7 @@ _SAMPLING = ("temperature", "top_p", "top_k", "seed", "max_tokens")
 
 
 def add_server_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--url", default=DEFAULT_URL, help=f"server (default: {DEFAULT_URL})")
+    parser.add_argument("--url", help=f"server (default: {DEFAULT_URL})")
     parser.add_argument("--api-key", default=os.environ.get("QUIRE_API_KEY"), help="key of the server")
 
 

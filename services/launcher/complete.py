@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from .api_client import ApiClient, ApiError
+from .api_client import DEFAULT_URL, ApiClient, ApiError
 from .client_flags import add_sampling_flags, add_server_flags, settings
 
 
@@ -20,7 +20,7 @@ def complete(argv: list[str]) -> int:
         parser.error("there is no text to continue: give one, or send it by a pipe")
     prompt = sys.stdin.read() if given.text is None else given.text
     try:
-        client = ApiClient(given.url, given.api_key)
+        client = ApiClient(given.url or DEFAULT_URL, given.api_key)
         body = {"prompt": prompt, **settings(given, client)}
         if given.stop:
             body["stop"] = given.stop
@@ -28,7 +28,8 @@ def complete(argv: list[str]) -> int:
             for choice in event.get("choices", ()):
                 print(choice.get("text") or "", end="", flush=True)
     except ApiError as error:
-        print(f"quire: {error}", file=sys.stderr)
+        hint = "" if given.url or error.status else "; quire serve starts one, --url names another"
+        print(f"quire: {error}{hint}", file=sys.stderr)
         return 1
     print()
     return 0

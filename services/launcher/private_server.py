@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import IO
 
 from .preflight import LaunchError
@@ -22,9 +22,13 @@ _STOP_SECONDS = 30.0
 
 
 class PrivateServer:
-    """Between `with` and its end there is a server at `url` that wants `api_key`. Raises LaunchError."""
+    """Between `with` and its end there is a server at `url` that wants `api_key`. Raises LaunchError.
 
-    def __init__(self, flags: Sequence[str]) -> None:
+    `on_line` is told what the server prints until it is ready.
+    """
+
+    def __init__(self, flags: Sequence[str], on_line: Callable[[str], None] = lambda line: None) -> None:
+        self._on_line = on_line
         self.api_key = secrets.token_urlsafe(24)
         self.url = ""
         own = ("--host", "127.0.0.1", "--port", "0", "--no-ui", "--parent-pid", str(os.getpid()))
@@ -68,6 +72,7 @@ class PrivateServer:
     def _await(self) -> None:
         for line in self._output:
             self._lines.append(line.rstrip())
+            self._on_line(line.strip())
             found = _READY.search(line)
             if found:
                 self.url = found.group(1)

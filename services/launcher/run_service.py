@@ -31,8 +31,10 @@ from .topology import KINDS, Topology
 
 def run_service(argv: list[str]) -> int:
     if not argv or argv[0] not in KINDS:
-        print(f"usage: quire run {{{','.join(KINDS)}}} [flags]", file=sys.stderr)
-        return 0 if argv[:1] in (["-h"], ["--help"]) else 2
+        is_asked = argv[:1] in (["-h"], ["--help"])
+        text = f"usage: quire run {{{','.join(KINDS)}}} [flags]\n\n  quire run SERVICE --help   its flags"
+        print(text, file=sys.stdout if is_asked else sys.stderr)
+        return 0 if is_asked else 2
     if argv[0] == "engine":
         return _run_engine(argv[1:])
     os.execv(sys.executable, [sys.executable, "-m", f"quire.services.{argv[0]}", *argv[1:]])

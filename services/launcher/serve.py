@@ -1,19 +1,17 @@
 """`quire serve [MODEL]`: one server on this machine, all its services under one supervisor.
 
-Reads the flags of every service, finds out early what cannot work, starts everything at once,
-and ends with the URL. Knows nothing of HTTP beyond the port.
+Finds out early what cannot work, starts everything at once, and ends with the URL. Its flags are serve_flags.py's.
+Knows nothing of HTTP beyond the port.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
-from collections.abc import Sequence
 from typing import Any
 
-from quire.shared.config import CONFIG_TYPES, FrontendConfig, LauncherConfig, all_fields
-from quire.shared.flags import add_to, build, settle
+from quire.shared.config import FrontendConfig, LauncherConfig
+from quire.shared.flags import build
 from quire.shared.forbidden import forbid
 from quire.shared.log_lines import start_logging
 from quire.shared.messages import Report
@@ -31,39 +29,10 @@ from .supervisor import Supervisor
 from .terminal import Terminal
 from .topology import Topology
 
-_NOT_OF_A_SERVER = ("name", "listen", "tokenizer_address", "engine_address", "workers")
-"""Settings of single services: the launcher decides them."""
 
-
-def parse_values(argv: Sequence[str]) -> dict[str, Any]:
-    """The settings given, by field name; see flags.settle for who wins. Exits with 2 and a line on a bad one."""
-    parser = argparse.ArgumentParser(
-        prog="quire serve",
-        usage="quire serve [MODEL] [flags]",
-        description="Serve a model over an OpenAI-compatible HTTP API.",
-        epilog="Every flag is also a variable (--max-num-seqs is QUIRE_MAX_NUM_SEQS) and a key of the --config file.",
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "checkpoint",
-        metavar="MODEL",
-        nargs="?",
-        default=argparse.SUPPRESS,
-        help="checkpoint folder, or hub id; the bundled demo model if absent",
-    )
-    added = add_to(parser, CONFIG_TYPES, without=_NOT_OF_A_SERVER)
-    given = vars(parser.parse_args(argv))
-    if "checkpoint" in given:
-        given["model"] = given.pop("checkpoint")
-    try:
-        return settle(added, given, all_fields())
-    except ValueError as error:
-        parser.error(str(error))
-
-
-def serve(argv: list[str]) -> int:
+def serve(values: dict[str, Any]) -> int:
+    """`values`: the settings given, by field name (see serve_flags.py). Returns the exit code."""
     forbid()
-    values = parse_values(argv)
     config = build(LauncherConfig, values)
     if config.parent_pid is not None:
         die_with_parent(config.parent_pid)

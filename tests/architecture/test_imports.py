@@ -149,7 +149,29 @@ def test_only_the_worker_loads_torch(module: str) -> None:
     assert not loaded_by(module) & {"torch", "transformers", "triton"}
 
 
+HEAVY = {
+    "torch", "transformers", "tokenizers", "zmq", "starlette", "uvicorn", "uvloop", "jinja2", "numpy", "llguidance",
+    "asyncio", "importlib_metadata", "packaging",
+}  # fmt: skip
+
+
 def test_the_command_line_loads_nothing_heavy() -> None:
-    heavy = {"torch", "transformers", "tokenizers", "zmq", "starlette", "uvicorn", "jinja2", "numpy", "msgspec"}
-    assert not loaded_by("quire") & heavy
-    assert not loaded_by("quire.services.launcher.cli") & heavy
+    assert not loaded_by("quire") & {*HEAVY, "msgspec"}
+    assert not loaded_by("quire.services.launcher.cli") & {*HEAVY, "msgspec"}
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["--help", "serve --help", "serve --nonsense", "chat --help", "complete --help", "batch --help", "bench --help",
+     "doctor --help"],
+)  # fmt: skip
+def test_help_and_a_wrong_flag_are_answered_before_anything_heavy_is_loaded(command: str) -> None:
+    script = (
+        "import sys; from quire.services.launcher.cli import main\n"
+        f"try: main({command.split()!r})\n"
+        "except SystemExit: print(*{name.partition('.')[0] for name in sys.modules}, 'asked')"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)
+    loaded = set(done.stdout.splitlines()[-1].split())
+    assert "asked" in loaded
+    assert not loaded & HEAVY

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from quire.services.launcher.cli import COMMANDS
-from quire.services.launcher.serve import parse_values
+from quire.services.launcher.serve_flags import parse_values
 from quire.shared.config import all_fields
 from quire.shared.config_file import tomllib
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from quire.services.launcher.serve import parse_values
+from quire.services.launcher.serve_flags import parse_values
 from quire.shared import config, flags
 
 

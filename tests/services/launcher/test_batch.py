@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from quire.services.launcher import batch_runner
 from quire.services.launcher.batch import batch
+from quire.services.launcher.batch_file import BatchInput, BatchOutput, BatchResponse, BatchResults
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -159,6 +161,7 @@ def test_another_run_goes_on_and_asks_again_only_for_what_failed(files: Any, ser
         (line("a", body={"stream": True}), "stream is not for batches"),
         (line("a", body={"prompt": None})[:-2] + "," + "[" * 5000, "line 1: "),
         ("\n".join(line("") for _ in range(5)), "and 2 more"),
+        ("\n", "has no requests"),
     ],
 )
 def test_a_wrong_file_is_refused_before_anything_is_sent(
@@ -180,6 +183,30 @@ def test_a_file_that_is_no_output_of_this_batch_is_left_alone(
     assert str(files[1]) in capsys.readouterr().err
     assert files[1].read_text() == content and server.asked == []
     assert sorted(files[1].parent.iterdir()) == sorted(files)
+
+
+def test_two_runs_do_not_write_one_file(files: Any, server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    files[0].write_text(line("a") + "\n" + line("b"))
+    first = BatchResults(files[1], BatchInput(files[0]))
+    assert run(files, server) == 1
+    assert "another quire batch is writing to it" in capsys.readouterr().err and server.asked == []
+    first.add(BatchOutput("batch_req_1", "a", BatchResponse(200, "", msgspec.Raw(b"{}"))))
+    first.close()
+    again = BatchResults(files[1], BatchInput(files[0]))  # which has taken over, into another file of that name
+    assert run(files, server) == 1 and server.asked == []
+    again.close()
+    assert run(files, server) == 0 and server.asked == ["b"]
+
+
+def test_where_there_is_no_terminal_progress_is_a_line_now_and_then(
+    files: Any, server: Server, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_runner, "_LINE_SECONDS", 0.0)
+    files[0].write_text(line("a") + "\n" + line("b"))
+    assert run(files, server) == 0
+    *progress, last = capsys.readouterr().err.splitlines()
+    assert progress and all(" of 2, " in one and "requests/s" in one for one in progress)
+    assert last.startswith("2 of 2 requests answered")
 
 
 def test_flags_of_a_server_go_with_a_server_of_its_own_only(files: Any, server: Server) -> None:

@@ -8,12 +8,14 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from quire.services.launcher.chat import chat
 from quire.services.launcher.complete import complete
+from quire.services.launcher.private_server import PrivateServer
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -27,6 +29,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.end = "data: [DONE]\n\n"
         self.status = 200
         self.is_text = False
+        self.thought = ""
 
     @property
     def url(self) -> str:
@@ -45,7 +48,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self.server.status != 200:
             self._send(json.dumps({"error": {"message": "no such thing"}}))
             return
-        deltas = [{"role": "assistant", "content": ""}, *({"content": piece} for piece in self.server.answer), {}]
+        thoughts = [{"reasoning_content": self.server.thought}] if self.server.thought else []
+        deltas = [
+            {"role": "assistant", "content": ""},
+            *thoughts,
+            *({"content": piece} for piece in self.server.answer),
+            {},
+        ]
         if self.server.is_text:
             choices = [{"index": 0, "text": piece} for piece in self.server.answer]
         else:
@@ -118,6 +127,76 @@ def test_a_stream_that_breaks_off_is_an_error(
     server.end = ""
     assert chat(["--url", server.url]) == 1
     assert "broke off" in capsys.readouterr().err
+
+
+class Screen(io.StringIO):
+    """A terminal to read from."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_on_a_terminal_an_error_ends_the_answer_and_its_question_is_forgotten(
+    server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = iter(["lost", "hi"])
+
+    def ask(prompt: str) -> str:
+        server.status = 503 if (line := next(lines, "/exit")) == "lost" else 200
+        return line
+
+    monkeypatch.setattr("sys.stdin", Screen())
+    monkeypatch.setattr("builtins.input", ask)
+    assert chat(["--url", server.url, "--model", "tiny"]) == 0
+    assert "quire: no such thing (HTTP 503)\nHello wörld\n" in capsys.readouterr().out
+    assert server.bodies[1]["messages"] == [{"role": "user", "content": "hi"}]
+
+
+def test_reasoning_is_shown_on_a_terminal_and_is_no_part_of_the_conversation(
+    server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.thought = "Let me see."
+    say(monkeypatch, "hi")
+    assert chat(["--url", server.url]) == 0
+    assert capsys.readouterr().out == "Hello wörld\n"
+    lines = iter(["hi", "again", "/exit"])
+    monkeypatch.setattr("sys.stdin", Screen())
+    monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
+    assert chat(["--url", server.url]) == 0
+    assert capsys.readouterr().out.count("Let me see.\n\nHello wörld\n") == 2
+    assert server.bodies[2]["messages"][1] == {"role": "assistant", "content": "Hello wörld"}
+
+
+def test_without_a_server_one_is_started_for_the_chat_and_ended_with_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pids = []
+
+    class Noted(PrivateServer):
+        def __enter__(self) -> PrivateServer:
+            entered = super().__enter__()
+            pids.append(self._process.pid)
+            return entered
+
+    monkeypatch.setattr("quire.services.launcher.chat.PrivateServer", Noted)
+    monkeypatch.setenv("QUIRE_THREADS", "1")
+    say(monkeypatch, "Spell quire")
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        monkeypatch.setattr("quire.services.launcher.chat.DEFAULT_URL", f"http://127.0.0.1:{bound.getsockname()[1]}")
+        assert chat(["--temperature", "0"]) == 0
+    said = capsys.readouterr()
+    assert said.out == "q, u, i, r, e\n" and "starting one for this chat" in said.err
+    assert len(pids) == 1 and not Path(f"/proc/{pids[0]}").exists()
+
+
+def test_a_model_and_flags_of_a_server_are_for_one_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    assert chat(["/no/such/model"]) == 1
+    assert capsys.readouterr().err.endswith("quire: model folder /no/such/model does not exist\n")
+    for wrong in (["--max-num-seqs", "0"], ["some-model", "--url", "http://127.0.0.1:1"]):
+        with pytest.raises(SystemExit) as ended:
+            chat(wrong)
+        assert ended.value.code == 2
 
 
 def test_no_server_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

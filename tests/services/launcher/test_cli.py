@@ -14,7 +14,7 @@ import pytest
 from quire import __version__
 from quire.services.launcher.cli import COMMANDS, main
 from quire.services.launcher.keys import keys
-from quire.services.launcher.serve import parse_values
+from quire.services.launcher.serve_flags import parse_values
 from quire.shared.link import Keys
 
 from .conftest import ROOT
