@@ -111,6 +111,13 @@ def usage() -> str:
     return "\n".join(lines)
 
 
+def _meant(name: str) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(name, COMMANDS, 1)
+    return f"; did you mean {near[0]!r}?" if near else "; quire --help lists them"
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command and exit with its code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -124,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"quire {__version__}")
         sys.exit(0)
     if name not in COMMANDS:
-        print(f"quire: there is no command {name!r}; quire --help lists them", file=sys.stderr)
+        print(f"quire: there is no command {name!r}{_meant(name)}", file=sys.stderr)
         sys.exit(2)
     try:
         sys.exit(COMMANDS[name][0](arguments[1:]))

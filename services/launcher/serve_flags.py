@@ -6,6 +6,7 @@ Apart from serve.py, so that help and a wrong flag are answered before anything 
 from __future__ import annotations
 
 import argparse
+import difflib
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,7 +34,15 @@ def parse_values(argv: Sequence[str]) -> dict[str, Any]:
         help="checkpoint folder, or hub id; the bundled demo model if absent",
     )
     added = add_to(parser, CONFIG_TYPES, without=_NOT_OF_A_SERVER)
-    given = vars(parser.parse_args(argv))
+    found, unknown = parser.parse_known_args(argv)
+    if unknown:
+        flag = unknown[0].partition("=")[0]
+        near = difflib.get_close_matches(flag, [field.option for field in added.values()], 1)
+        hint = f"; did you mean {near[0]}?" if near else "; quire serve --help lists them"
+        parser.error(
+            f"there is no flag {flag}{hint}" if flag.startswith("-") else f"one MODEL is enough, not also {flag}"
+        )
+    given = vars(found)
     if "checkpoint" in given:
         given["model"] = given.pop("checkpoint")
     try:

@@ -53,7 +53,7 @@ def test_an_unknown_command_is_one_line(capsys: pytest.CaptureFixture[str]) -> N
     with pytest.raises(SystemExit) as ended:
         main(["sevre"])
     assert ended.value.code == 2
-    assert capsys.readouterr().err == "quire: there is no command 'sevre'; quire --help lists them\n"
+    assert capsys.readouterr().err == "quire: there is no command 'sevre'; did you mean 'serve'?\n"
 
 
 @pytest.mark.parametrize("command", [["serve"], ["chat"], ["scale"], ["health"], ["keys"], ["run", "engine"]])
@@ -94,6 +94,21 @@ def test_a_bad_flag_names_its_bounds() -> None:
     done = quire("serve", "--max-num-seqs", "0")
     assert done.returncode == 2
     assert "--max-num-seqs: 0 is out of range: 1 <= value <= 4096" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--max-num-sqs", "3"], "there is no flag --max-num-sqs; did you mean --max-num-seqs?"),
+        (["--no-such-thing=3"], "there is no flag --no-such-thing; quire serve --help lists them"),
+        (["one", "two"], "one MODEL is enough, not also two"),
+    ],
+)
+def test_an_unknown_flag_is_one_line(arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["serve", *arguments])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.endswith(f"quire serve: error: {sentence}\n")
 
 
 def test_a_bad_variable_is_named() -> None:
