@@ -1,15 +1,24 @@
 """Streams beside prompts of 8 MiB: windows with and without them in turn, so that both see the same machine.
 
 Part of overload.py. Such a prompt is longer than the model takes and is refused, which must cost the
-streams nothing. Knows the API only.
+streams nothing. It is sent by a process of its own (this file, run), or the client that times the streams
+would be held up by its own sending. Knows the API only.
 """
 
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 import random
+import sys
+import tempfile
+import time
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+
+sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 from bench.client import LoadClient
 from bench.recording import spread
@@ -37,7 +46,7 @@ def long_bodies(model: str) -> dict[str, tuple[str, bytes]]:
 
 
 async def beside_long_prompts(
-    client: LoadClient, model: str, num_streams: int, num_windows: int, window_seconds: float
+    client: LoadClient, url: str, model: str, num_streams: int, num_windows: int, window_seconds: float
 ) -> dict[str, Any]:
     """Times between frames with and without, by kind; `ratios` are p99 over p99."""
     answers: list[Answer] = []
@@ -58,11 +67,9 @@ async def beside_long_prompts(
     for kind, (path, one) in long_bodies(model).items():
         for _ in range(num_windows):
             windows["none"].append(await _window(window_seconds))
-            begin = monotonic()
-            while monotonic() < begin + window_seconds:
-                statuses.setdefault(kind, []).append((await client.post(path, one)).status)
-                await asyncio.sleep(_PAUSE_SECONDS)
-            windows.setdefault(kind, []).append((begin, monotonic()))
+            begin, end, seen = await _sent(url, path, one, window_seconds)
+            statuses.setdefault(kind, []).extend(seen)
+            windows.setdefault(kind, []).append((begin, end))
     is_over = True
     await asyncio.gather(*streams)
     gaps = {kind: spread([gap * 1e3 for gap in _gaps(answers, times)]) for kind, times in windows.items()}
@@ -72,6 +79,17 @@ async def beside_long_prompts(
         "statuses": {kind: {str(one): seen.count(one) for one in sorted(set(seen))} for kind, seen in statuses.items()},
         "stream_errors": sum(bool(answer.error) for answer in answers),
     }
+
+
+async def _sent(url: str, path: str, body: bytes, seconds: float) -> tuple[float, float, list[int]]:
+    """From when to when such a prompt was sent, one after another, and what was answered."""
+    with tempfile.NamedTemporaryFile(prefix="quire-bench-") as file:
+        file.write(body)
+        file.flush()
+        command = [sys.executable, __file__, url, path, file.name, str(seconds)]
+        sender = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+        printed, _ = await sender.communicate()
+    return tuple(json.loads(printed))
 
 
 async def _window(seconds: float) -> tuple[float, float]:
@@ -88,3 +106,24 @@ def _gaps(answers: list[Answer], windows: list[tuple[float, float]]) -> list[flo
             if any(begin <= after <= end for begin, end in windows):
                 found.append(after - before)
     return found
+
+
+def _send(url: str, path: str, file: str, seconds: str) -> None:
+    """What `_sent` starts: prints begin and end (CLOCK_MONOTONIC) and every status, as JSON."""
+    body = Path(file).read_bytes()
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port)
+    connection.connect()
+    statuses: list[int] = []
+    begin = time.monotonic()
+    while time.monotonic() < begin + float(seconds):
+        connection.request("POST", path, body, {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        response.read()
+        statuses.append(response.status)
+        time.sleep(_PAUSE_SECONDS)
+    print(json.dumps((begin, time.monotonic(), statuses)))
+
+
+if __name__ == "__main__":
+    _send(*sys.argv[1:])

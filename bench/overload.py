@@ -160,7 +160,7 @@ class Run:
             growth = {name: now[name] - size for name, size in memory.items() if name in now}
             found[f"{factor:g} x"] = {**load.figures(), "memory_growth_mib": growth}
         found["long prompts"] = await beside_long_prompts(
-            self._client, self._server.model, options.streams, options.windows, options.window_seconds
+            self._client, self._server.url, self._server.model, options.streams, options.windows, options.window_seconds
         )
         return found
 

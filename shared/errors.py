@@ -74,6 +74,15 @@ class ApiError(Exception):
         return envelope(self.message, self.type, self.param, self.code)
 
 
+def prompt_too_long(max_model_len: int, shown_length: str, param: str | None = None) -> ApiError:
+    """The refusal of a prompt that does not fit; `shown_length`: its tokens, as far as they were counted."""
+    message = (
+        f"This model's maximum context length is {max_model_len} tokens, but your prompt is too long:"
+        f" it has {shown_length} tokens. Please reduce the length of the messages."
+    )
+    return ApiError(CONTEXT_LENGTH_EXCEEDED, message, param)
+
+
 def envelope(message: str, error_type: str, param: str | None, code: str | None) -> bytes:
     """The JSON every error has: {"error": {"message", "type", "param", "code"}}."""
     error = {"message": message, "type": error_type, "param": param, "code": code}

@@ -16,7 +16,7 @@ from quire.shared.errors import INVALID_TYPE, INVALID_VALUE, MISSING_PARAMETER, 
 from quire.shared.messages import IdsPrompt, Prompt, TextPrompt
 
 from .bounds import MAX_ID, Items, Json, Number, Text, out_of_bounds
-from .id_lists import MAX_PROMPT_IDS, packed_ids
+from .id_lists import MAX_PROMPT_IDS, is_long, packed_ids
 from .protocol import (
     ABSENT,
     MAX_CHOICES,
@@ -38,6 +38,7 @@ _ONE_TEXT = Annotated[str, _TEXT]
 _TEXTS = Annotated[list[str], Items(1, MAX_CHOICES, _TEXT)]
 _ONE_IDS = Annotated[list[int], _IDS]
 _MANY_IDS = Annotated[list[list[int]], Items(1, MAX_CHOICES, _IDS)]
+_LISTS = Annotated[list[msgspec.Raw], Items(1, MAX_CHOICES)]
 _Prompt = _ONE_TEXT | _TEXTS | _ONE_IDS | _MANY_IDS
 
 
@@ -53,15 +54,17 @@ class CompletionRequest(GenerationRequest, kw_only=True):
 _decoder = msgspec.json.Decoder(CompletionRequest)
 
 
-def parse_completion(body: bytes) -> tuple[CompletionRequest, list[Prompt]]:
-    """The checked request and its prompts, in order. Raises ApiError."""
+def parse_completion(body: bytes, max_model_len: int | None = None) -> tuple[CompletionRequest, list[Prompt]]:
+    """The checked request and its prompts, in order. Raises ApiError, early for ids that cannot fit `max_model_len`."""
     request = decode(body, _decoder)
     check_shared(request)
     if request.suffix:
         raise unsupported("suffix")
     if request.max_tokens == 0 and not request.echo:
         raise out_of_bounds("max_tokens", "must be at least 1; 0 is allowed only with echo: true")
-    prompts = _prompts(json_of(request.prompt), request.add_special_tokens is not False)
+    if request.truncate_prompt_tokens is not None:
+        max_model_len = None
+    prompts = _prompts(json_of(request.prompt), request.add_special_tokens is not False, max_model_len)
     if len(prompts) * request.width > MAX_CHOICES:
         name = "n" if request.best_of is None else "best_of"
         what = f"{request.width} beams" if request.use_beam_search else f"{name} of {request.width}"
@@ -70,7 +73,7 @@ def parse_completion(body: bytes) -> tuple[CompletionRequest, list[Prompt]]:
     return request, prompts
 
 
-def _prompts(raw: bytes, add_special_tokens: bool) -> list[Prompt]:
+def _prompts(raw: bytes, add_special_tokens: bool, max_model_len: int | None) -> list[Prompt]:
     if not raw:
         raise ApiError(MISSING_PARAMETER, "prompt is required.", "prompt")
     if raw[:1] == b'"':
@@ -80,9 +83,13 @@ def _prompts(raw: bytes, add_special_tokens: bool) -> list[Prompt]:
         raise ApiError(INVALID_TYPE, "prompt must be a string, a list of strings, or token ids.", "prompt")
     if inside == b'"':
         return [TextPrompt(text, add_special_tokens) for text in decode_part(raw, _TEXTS, "prompt")]
+    if inside == b"[" and is_long(raw):
+        return [
+            IdsPrompt(packed_ids(bytes(one), _ONE_IDS, max_model_len)) for one in decode_part(raw, _LISTS, "prompt")
+        ]
     if inside == b"[":
         return [ids_prompt(ids) for ids in decode_part(raw, _MANY_IDS, "prompt")]
-    return [IdsPrompt(packed_ids(raw, _ONE_IDS))]
+    return [IdsPrompt(packed_ids(raw, _ONE_IDS, max_model_len))]
 
 
 def ids_prompt(ids: list[int]) -> IdsPrompt:

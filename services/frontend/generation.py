@@ -8,6 +8,7 @@ Knows no field of either.
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
@@ -49,8 +50,8 @@ def _parse_chat(body: bytes) -> ParsedRequest:
     return ParsedRequest(request, [prompt], tools)
 
 
-def _parse_completion(body: bytes) -> ParsedRequest:
-    return ParsedRequest(*parse_completion(body))
+def _parse_completion(max_model_len: int | None, body: bytes) -> ParsedRequest:
+    return ParsedRequest(*parse_completion(body, max_model_len))
 
 
 def _chat_answer(asked: Asked, accepted: list[Accepted], tally: Tally) -> Answer:
@@ -82,8 +83,13 @@ def read_by(parse: Callable[[bytes], ParsedRequest]) -> Read:
     return read
 
 
+async def _read_completion(app: Application, exchange: Exchange, body: bytes) -> ParsedRequest:
+    parse = functools.partial(_parse_completion, app.require_card().max_model_len)
+    return await app.parser.parse(parse, body)
+
+
 CHAT = Endpoint("chat", read_by(_parse_chat), chat_id, _chat_answer)
-COMPLETION = Endpoint("text_completion", read_by(_parse_completion), completion_id, CompletionAnswer)
+COMPLETION = Endpoint("text_completion", _read_completion, completion_id, CompletionAnswer)
 
 
 async def generate(app: Application, exchange: Exchange, endpoint: Endpoint) -> None:

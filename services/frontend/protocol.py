@@ -213,7 +213,7 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[RequestT]) -> RequestT:
         check_depth(body)
         if not body.isascii():
             body.decode()
-        if b"\\ud" in body or b"\\uD" in body:
+        if b"\\" in body and (b"\\ud" in body or b"\\uD" in body):  # one byte is found ten times as fast
             msgspec.json.decode(body)  # finds half a surrogate pair also in parts that are kept raw
         return decoder.decode(body)
     except (UnicodeDecodeError, RecursionError, msgspec.MsgspecError) as error:

@@ -108,7 +108,7 @@ async def _ask(app: Application, exchange: Exchange, parse: Callable[[bytes], Wa
     max_size = app.config.max_body_size
     held = app.admission.unread(card, exchange.declared_size(max_size))
     with app.admission.enter(card, exchange.key_name, held):
-        model, prompt, text = parse(await exchange.read_json(max_size))
+        model, prompt, text = await app.parser.parse(parse, await exchange.read_json(max_size))
         if model and model not in card.names:
             message = f"The model {echo(model)!r} does not exist; this server has: {', '.join(card.names)}."
             raise ApiError(MODEL_NOT_FOUND, message, "model")

@@ -23,7 +23,7 @@ from .stop_strings import StopStrings
 from .token_ids import pack_ids, unpack_ids
 from .tokenizer import Rendered, TextTokenizer
 from .untrusted import Untrusted
-from .validation import Limits, check_sampling, check_text_length, make_submit, unpack_prompt
+from .validation import Limits, check_ids_length, check_sampling, check_text_length, make_submit, unpack_prompt
 
 logger = logging.getLogger("quire.tokenizer")
 
@@ -98,14 +98,16 @@ class Preparation:
                 job.bad = self._bad_ids(job)
                 if job.generate.constraint is not None:
                     job.grammar = self._constraints.grammar(job.generate.constraint)
-                prompt = job.generate.prompt
+                prompt, text = job.generate.prompt, job.generate.text
+                is_bounded = text.truncate_prompt_tokens is None and not text.only_tokenizes
                 if isinstance(prompt, IdsPrompt):
+                    if is_bounded:
+                        check_ids_length(prompt.token_ids, job.limits)
                     ids = unpack_prompt(prompt.token_ids, job.limits)
                     outcomes[index] = self._finish(job, ids, None)
                     continue
                 source = self._render(prompt) if isinstance(prompt, ChatPrompt) else _text(prompt)
-                text = job.generate.text
-                if text.truncate_prompt_tokens is None and not text.only_tokenizes:
+                if is_bounded:
                     check_text_length(source if isinstance(source, str) else source.text, job.limits)
                 encoded.setdefault((isinstance(source, Rendered), prompt.add_special_tokens), []).append(
                     (index, source)

@@ -10,10 +10,12 @@ from collections.abc import Iterable
 
 import msgspec
 
-from quire.shared.errors import CONTEXT_LENGTH_EXCEEDED, INVALID_VALUE, ApiError
+from quire.shared.errors import INVALID_VALUE, ApiError, prompt_too_long
 from quire.shared.messages import Generate, Grammar, SamplingParams, Submit
 
 from .token_ids import pack_ids, unpack_ids
+
+_PIECE_BYTES = 64 << 10
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -30,7 +32,13 @@ def check_text_length(text: str, limits: Limits) -> None:
     """Refuse, before it is encoded, a text that cannot fit however its tokens fall."""
     longest = limits.max_chars_per_token
     if longest is not None and len(text) > longest * limits.max_model_len:
-        raise _too_long(limits, f"at least {-(-len(text) // longest)}")
+        raise prompt_too_long(limits.max_model_len, f"at least {-(-len(text) // longest)}")
+
+
+def check_ids_length(data: bytes, limits: Limits) -> None:
+    """The same of packed ids, before they are unpacked."""
+    if len(data) // 4 >= limits.max_model_len:
+        raise prompt_too_long(limits.max_model_len, str(len(data) // 4), "prompt")
 
 
 def check_sampling(generate: Generate, limits: Limits) -> None:
@@ -69,12 +77,15 @@ def check_ids(field: str, token_ids: Iterable[int], limits: Limits) -> None:
 
 
 def unpack_prompt(data: bytes, limits: Limits) -> list[int]:
-    """The ids that a client sent as its prompt, checked."""
+    """The ids that a client sent as its prompt, checked; in pieces, or millions would hold up every stream."""
     if len(data) % 4:
         raise ApiError(INVALID_VALUE, "the prompt's token ids are not 32-bit integers", "prompt")
-    token_ids = unpack_ids(data)
-    if token_ids and not (min(token_ids) >= 0 and max(token_ids) < limits.vocab_size):
-        check_ids("prompt", token_ids, limits)
+    token_ids: list[int] = []
+    for start in range(0, len(data), _PIECE_BYTES):
+        piece = unpack_ids(data[start : start + _PIECE_BYTES])
+        if not (min(piece) >= 0 and max(piece) < limits.vocab_size):
+            check_ids("prompt", piece, limits)
+        token_ids += piece
     return token_ids
 
 
@@ -86,7 +97,7 @@ def make_submit(generate: Generate, prompt_ids: list[int], limits: Limits, gramm
     if not num_prompt:
         raise ApiError(INVALID_VALUE, f"{field} is empty: it has no token", field)
     if num_prompt >= limits.max_model_len:
-        raise _too_long(limits, str(num_prompt), field)
+        raise prompt_too_long(limits.max_model_len, str(num_prompt), field)
     if max(prompt_ids) >= limits.vocab_size:
         check_ids(field, prompt_ids, limits)
     return Submit(
@@ -131,15 +142,6 @@ def _resolved(sampling: SamplingParams, num_prompt: int, limits: Limits) -> Samp
     if max_tokens == sampling.max_tokens:
         return sampling
     return msgspec.structs.replace(sampling, max_tokens=max_tokens)
-
-
-def _too_long(limits: Limits, num_tokens: str, field: str | None = None) -> ApiError:
-    return ApiError(
-        CONTEXT_LENGTH_EXCEEDED,
-        f"This model's maximum context length is {limits.max_model_len} tokens, but your prompt is too long:"
-        f" it has {num_tokens} tokens. Please reduce the length of the messages.",
-        field,
-    )
 
 
 def _not_in_vocabulary(field: str, token_id: int, limits: Limits) -> ApiError:

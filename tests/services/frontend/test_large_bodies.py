@@ -58,6 +58,34 @@ def test_too_many_ids_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         packed_ids(json.dumps(many(60_000)).encode(), list[int])
 
 
+def test_a_list_that_cannot_fit_is_refused_before_it_is_decoded() -> None:
+    ids = many(60_000)
+    body = json.dumps({"prompt": ids}).encode()
+    assert len(parse_completion(body, 60_001)[1]) == 1
+    for limit, wrong in ((60_000, ids), (1000, [*ids, "not an id"])):
+        with pytest.raises(ApiError) as refused:
+            parse_completion(json.dumps({"prompt": wrong}).encode(), limit)
+        assert (refused.value.code, refused.value.param) == ("context_length_exceeded", "prompt")
+        assert f"maximum context length is {limit} tokens" in refused.value.message
+    shortened = json.dumps({"prompt": ids, "truncate_prompt_tokens": 10}).encode()
+    assert len(parse_completion(shortened, 1000)[1]) == 1
+
+
+def test_several_long_lists_are_the_same_ids() -> None:
+    lists = [many(30_000), [1, 2, 3], many(10)]
+    _, prompts = parse_completion(json.dumps({"prompt": lists}, indent=1).encode(), 40_000)
+    assert [array.array("i", prompt.token_ids).tolist() for prompt in prompts if isinstance(prompt, IdsPrompt)] == lists
+    with pytest.raises(ApiError, match="30000"):
+        parse_completion(json.dumps({"prompt": lists}).encode(), 30_000)
+
+
+@pytest.mark.parametrize("second", ["1,2," * 50_000, {"a": [1]}, 7, None, [[1]], []])
+def test_what_stands_among_long_lists_must_be_one(second: Any) -> None:
+    with pytest.raises(ApiError) as refused:
+        parse_completion(json.dumps({"prompt": [many(60_000), second]}).encode())
+    assert refused.value.status == 400 and (refused.value.param or "").startswith("prompt")
+
+
 def test_only_large_bodies_leave_the_event_loop() -> None:
     async def where(size: int) -> str:
         parser = BodyParser(asyncio.get_running_loop())
@@ -74,4 +102,7 @@ def test_an_error_on_the_thread_is_the_answer(frontend: Any) -> None:
     response = frontend.client.post("/v1/completions", json={"prompt": "x" * (1 << 20), "temperature": 9})
     assert (response.status_code, response.json()["error"]["param"]) == (400, "temperature")
     ids = frontend.client.post("/v1/completions", json={"prompt": many(100_000)})
-    assert ids.status_code == 200
+    assert ids.json()["error"]["code"] == "context_length_exceeded"
+    truncated = frontend.client.post("/v1/completions", json={"prompt": many(100_000), "truncate_prompt_tokens": 5})
+    assert truncated.status_code == 200
+    assert frontend.client.post("/detokenize", json={"tokens": many(100_000)}).status_code == 200

@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quire.services.tokenizer.token_ids import pack_ids, unpack_ids
-from quire.services.tokenizer.validation import Limits, check_sampling, check_text_length, make_submit, unpack_prompt
+from quire.services.tokenizer.validation import (
+    Limits,
+    check_ids_length,
+    check_sampling,
+    check_text_length,
+    make_submit,
+    unpack_prompt,
+)
 from quire.shared.errors import ApiError
 from quire.shared.messages import Generate, History, RequestId, SamplingParams, TextParams, TextPrompt
 
@@ -111,6 +118,21 @@ def test_the_last_id_of_the_vocabulary_is_in_it_wherever_it_stands() -> None:
 @pytest.mark.parametrize("ids", [[50], [3, -1], [2**31 - 1]])
 def test_prompt_ids_outside_the_vocabulary_are_refused(ids: list[int]) -> None:
     assert _refusal(unpack_prompt, pack_ids(ids), LIMITS).param == "prompt"
+
+
+def test_many_prompt_ids_are_unpacked_in_pieces_to_the_same_ids() -> None:
+    ids = [number % 50 for number in range(100_000)]
+    assert unpack_prompt(pack_ids(ids), LIMITS) == ids
+    for position in (0, 50_000, 99_999):
+        wrong = [*ids[:position], 50, *ids[position + 1 :]]
+        assert "token id 50," in _refusal(unpack_prompt, pack_ids(wrong), LIMITS).message
+
+
+def test_ids_that_cannot_fit_are_refused_before_they_are_unpacked() -> None:
+    limit = LIMITS.max_model_len
+    check_ids_length(pack_ids([0] * (limit - 1)), LIMITS)
+    error = _refusal(check_ids_length, pack_ids([-1] * limit), LIMITS)
+    assert (error.code, error.param) == ("context_length_exceeded", "prompt") and f"has {limit} tokens" in error.message
 
 
 def test_prompt_ids_that_are_no_int32_are_refused() -> None:
