@@ -130,6 +130,8 @@ class Application:
         self.request_log = RequestLog()
         self.spans = Spans.of(self.config, service.name)
         self.keys = keys
+        self.parting_headers: Headers = []
+        """Empty unless this frontend leaves."""
         self.report: Callable[[], None] = lambda: None
         """Tells all others how this frontend is, now."""
         self.responses = ResponseStore(self.config.response_store_size)
@@ -199,6 +201,7 @@ class Application:
     def exchange_of(self, scope: Scope, receive: Receive, send: Send) -> Exchange:
         exchange = Exchange(scope, receive, send, f"req-{self.ids.next():016x}")
         exchange.common_headers += self._cors_headers(exchange)
+        exchange.parting_headers = self.parting_headers
         if is_anthropic(scope["path"]):
             speak_anthropic(exchange)
         return exchange

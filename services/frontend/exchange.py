@@ -34,6 +34,7 @@ class Exchange:
         "facts",
         "has_started",
         "key_name",
+        "parting_headers",
         "request_id",
         "scope",
         "send",
@@ -49,6 +50,8 @@ class Exchange:
         given = self.header(b"x-request-id")
         self.request_id = given if given is not None and _SANE_ID.fullmatch(given) else own_id.encode()
         self.common_headers: Headers = [(b"x-request-id", self.request_id)]
+        self.parting_headers: Sequence[tuple[bytes, bytes]] = ()
+        """Of every response that begins while this frontend leaves."""
         self.facts: RequestFacts | None = None
         """For the log, of a request that has some."""
         self.cancel: Callable[[], None] | None = None
@@ -107,7 +110,8 @@ class Exchange:
     async def start(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
         self.has_started = True
         self.status = status
-        await self.send({"type": "http.response.start", "status": status, "headers": [*headers, *self.common_headers]})
+        all_headers = [*headers, *self.common_headers, *self.parting_headers]
+        await self.send({"type": "http.response.start", "status": status, "headers": all_headers})
 
     async def respond(
         self, status: int, body: bytes, content_type: bytes = JSON, headers: Sequence[tuple[bytes, bytes]] = ()

@@ -18,6 +18,8 @@ from typing import Protocol
 from quire.shared.config import FrontendConfig
 from quire.shared.metrics import Metrics
 
+from .port_sharing import spread
+
 logger = logging.getLogger("quire.frontend")
 
 BACKLOG = 2048
@@ -55,7 +57,7 @@ class Listener:
     def __init__(
         self, sock: socket.socket, config: FrontendConfig, metrics: Metrics, loop: asyncio.AbstractEventLoop
     ) -> None:
-        self._socket = sock
+        self.socket = sock
         self._metrics = metrics
         self._loop = loop
         self._make: Callable[[], asyncio.BaseProtocol] | None = None
@@ -72,17 +74,34 @@ class Listener:
         self.limit = config.max_connections
         self.descriptor_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self.num_connections = 0
+        self.has_stopped_listening = False
 
     # --- for the HTTP server
 
     def open(self, make: Callable[[], asyncio.BaseProtocol]) -> None:
         self._make = make
-        self._socket.listen(BACKLOG)
+        self.socket.listen(BACKLOG)
+        spread(self.socket)
         self._watch()
 
     def close(self) -> None:
         self._make = None
         self._watch()
+
+    def stop_listening(self) -> None:
+        """Others have the port. Those that wait already are taken, whatever the limits: the kernel would reset them."""
+        if self._is_watching:
+            self._is_watching = False
+            self._loop.remove_reader(self.socket.fileno())
+        while self._take() is not None:
+            pass
+        self.has_stopped_listening = True
+        self.socket.close()
+
+    def end_idle(self) -> None:
+        """Close the connections on which nothing is under way."""
+        for guest in list(self._idle):
+            guest.leave()
 
     async def wait_closed(self) -> None:
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -120,14 +139,14 @@ class Listener:
     def _watch(self) -> None:
         """Look for new connections if there is room for one, or if room can be made."""
         has_room = not self._is_full or (bool(self._idle) and not self._leaving)
-        wants = self._make is not None and has_room
+        wants = self._make is not None and has_room and not self.has_stopped_listening
         if wants == self._is_watching:
             return
         self._is_watching = wants
         if wants:
-            self._loop.add_reader(self._socket.fileno(), self._on_readable)
+            self._loop.add_reader(self.socket.fileno(), self._on_readable)
         else:
-            self._loop.remove_reader(self._socket.fileno())
+            self._loop.remove_reader(self.socket.fileno())
 
     def _on_readable(self) -> None:
         """Somebody waits, or several."""
@@ -136,25 +155,32 @@ class Listener:
                 if number == 0:
                     self._make_room()
                 break
-            try:
-                connection, _ = self._socket.accept()
-            except (BlockingIOError, InterruptedError):
+            if (connection := self._take()) is None:
                 break
+            # The kernel gives the lowest free number, so all below it are taken.
+            self._is_out_of_descriptors = connection.fileno() >= self.descriptor_limit * _DESCRIPTOR_SHARE
+        if self._is_full:
+            self._note_full()
+        self._watch()
+
+    def _take(self) -> socket.socket | None:
+        """The next of those that wait; None: nobody does, or there is no room in the kernel."""
+        while True:
+            try:
+                connection, _ = self.socket.accept()
+            except (BlockingIOError, InterruptedError):
+                return None
             except OSError as error:
                 if error.errno not in _NO_ROOM:
                     continue  # it has gone while it waited
                 self._is_out_of_descriptors = True
                 self._loop.call_later(_RETRY_SECONDS, self._retry)
-                break
-            # The kernel gives the lowest free number, so all below it are taken.
-            self._is_out_of_descriptors = connection.fileno() >= self.descriptor_limit * _DESCRIPTOR_SHARE
+                return None
             self.num_connections += 1
             task = self._loop.create_task(self._welcome(connection))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        if self._is_full:
-            self._note_full()
-        self._watch()
+            return connection
 
     async def _welcome(self, connection: socket.socket) -> None:
         connection.setblocking(False)

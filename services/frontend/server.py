@@ -34,6 +34,7 @@ from .early_refusal import EarlyRefusals
 from .http_connection import HttpConnection
 from .listener import Listener
 from .mailbox import AnswerFailed
+from .parting import Parting
 
 logger = logging.getLogger("quire.frontend")
 
@@ -92,12 +93,14 @@ class Frontend:
         self._reader = Reader(self._link, self._from_operator, self._loop)
         self._http = _HttpServer(_uvicorn_config(self._app), self._listener, self._app)
         self._is_stopping = False
+        self._parting: Parting | None = None
         self._state = ""
         self._lag = 0.0
 
     async def run(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._on_signal)
+        self._loop.add_signal_handler(signal.SIGUSR2, self._leave)
         clock = self._loop.create_task(self._tick())
         try:
             if self._config.is_joining:
@@ -165,15 +168,15 @@ class Frontend:
             self._lag = max(self._lag, self._loop.time() - asleep - POLL_SECONDS)
 
     def _current_state(self) -> str:
-        if self._app.admission.is_draining:
+        if self._app.admission.is_draining or self._parting is not None:
             return "draining"
-        return "ready" if self._app.is_ready else "starting"
+        return "ready" if self._app.is_ready and self._http.started else "starting"
 
     def _report(self) -> None:
         known = self._app.client.known
         state = self._current_state()
         if state != self._state:
-            logger.info("%s%s", state, f" at {self.url}" if state == "ready" else f": {self._app.waiting_for}")
+            logger.info("%s%s", state, f" at {self.url}" if state == "ready" else f": {self._detail(state)}")
         self._state = state
         self._app.request_log.look()
         self._app.metrics.gauge("quire_event_loop_lag_seconds").set(self._lag)
@@ -182,7 +185,7 @@ class Frontend:
         awaited = known.awaited
         report = self._service.report(
             state,
-            detail=self.url if state == "ready" else self._app.waiting_for,
+            detail=self._detail(state),
             progress=0.0 if awaited is None or state == "ready" else awaited.progress,
             steps=self._http.server_state.total_requests,
             samples=self._app.samples(),
@@ -192,6 +195,11 @@ class Frontend:
         self._app.client.publish(report)
         self._above.publish(report)
 
+    def _detail(self, state: str) -> str:
+        if state == "ready":
+            return self.url
+        return "others go on" if self._parting is not None else self._app.waiting_for
+
     def _on_signal(self) -> None:
         if self._is_stopping:
             logger.info("stopping now")
@@ -200,7 +208,20 @@ class Frontend:
             self._http.force_exit = True
             return
         self._is_stopping = True
+        if self._parting is not None:
+            self._parting.stop()
         self._loop.create_task(self._drain())
+
+    def _leave(self) -> None:
+        """Others have the port, and go on."""
+        if self._parting is None and not self._is_stopping:
+            self._parting = Parting(self._app, self._listener)
+            self._parting_task = self._loop.create_task(self._part(self._parting))
+
+    async def _part(self, parting: Parting) -> None:
+        self._report()
+        if await parting.run(self._config.shutdown_timeout) and not self._is_stopping:
+            self._on_signal()
 
     async def _drain(self) -> None:
         """Take nothing new, let what runs finish, end the rest."""

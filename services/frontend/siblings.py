@@ -53,6 +53,12 @@ class Siblings:
         """The other frontends, those that end included: as long as they are there they have what they stored."""
         return [report.name for report in self._client.known.frontends if report.name != self._own_name]
 
+    @property
+    def ready_names(self) -> list[str]:
+        """Those that serve and go on."""
+        ready = (report.name for report in self._client.known.frontends if report.state == "ready")
+        return [name for name in ready if name != self._own_name]
+
     async def ask(self, operation: str, response_id: str, key_name: str) -> bytes | None:
         """What one of the others has; None: nobody has it. Raises ApiError."""
         self._num_asked += 1
@@ -115,8 +121,7 @@ class Siblings:
 
     def bequeath(self, stored: list[tuple[str, StoredResponse]]) -> None:
         """Hand these to a sibling that is ready, if there is one."""
-        heirs = [report.name for report in self._client.known.frontends if report.state == "ready"]
-        heir = next((name for name in heirs if name != self._own_name), None)
+        heir = next(iter(self.ready_names), None)
         if heir is None:
             return
         for response_id, one in stored:

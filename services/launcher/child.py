@@ -120,6 +120,15 @@ class Child:
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.pidfd, signal.SIGTERM)
 
+    def ask_to_leave(self) -> None:
+        """The same while others of its kind go on: a frontend then serves what is connected, and refuses nobody."""
+        if self.kind != "frontend":
+            self.ask_to_stop()
+            return
+        self.is_stopping = True
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.pidfd, signal.SIGUSR2)
+
     def kill(self) -> None:
         """Ends the child and all that it started, now, on purpose."""
         self.is_stopping = True

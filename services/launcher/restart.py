@@ -1,4 +1,4 @@
-"""`quire restart tokenizer|engine|worker`: new processes for old on a live server, without a failed request.
+"""`quire restart frontend|tokenizer|engine|worker`: new processes for old on a live server, without a failed request.
 
 The launcher's side is in rolling_restart.py.
 """
@@ -17,7 +17,8 @@ def restart(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="quire restart",
         description="Replace the processes of a kind on a live server, one after the other. No request fails: "
-        "tokenizers hand theirs to their successors; streams pause while an engine or its workers are started again.",
+        "frontends let their clients finish (for --shutdown-timeout), tokenizers hand their requests to their "
+        "successors; streams pause while an engine or its workers are started again.",
     )
     parser.add_argument("service", choices=RESTARTABLE)
     parser.add_argument("--one", metavar="NAME", default="", help="only this one, for example tokenizer-0")

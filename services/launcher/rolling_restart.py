@@ -1,8 +1,8 @@
 """Rolling restarts of a live server's services: `quire restart tokenizer`.
 
-One after the other. A tokenizer's successor is started and ready before it is asked to go. An engine, and the
-workers of an engine, which fall and rise as one, own a device: they go first, and are then started under their
-names. Either way their requests move on purpose (see Finished in messages.py). Knows nothing of links.
+One after the other. A frontend's or tokenizer's successor is ready before it is asked to go; a frontend keeps its
+clients until they are served. An engine, and the workers of one, which fall and rise together, own a device: they go
+first, and are then started under their names; requests move on purpose (see Finished in messages.py). Knows no links.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from quire.shared.messages import Done, Replace
 
 from .child import Child
 
-RESTARTABLE = ("tokenizer", "engine", "worker")
-_WITH_SUCCESSOR = ("tokenizer",)
+RESTARTABLE = ("frontend", "tokenizer", "engine", "worker")
+_WITH_SUCCESSOR = ("frontend", "tokenizer")
 _HURRY_SECONDS = 0.1
 """Between two signals, so that they are seen as two."""
 
@@ -107,7 +107,7 @@ class RollingRestart:
         elif not turn.leaving_since and self._are_ready(turn.new):
             turn.leaving_since = now
             for _, child in self._old(turn):
-                child.ask_to_stop()
+                child.ask_to_leave()
         elif not turn.leaving_since:
             if not all(name in self._children for name in turn.new):
                 self._end(False, f"{turn.new[0]} could not be started; the server's output says why")
@@ -131,7 +131,7 @@ class RollingRestart:
     def _see_off(self, service: str, turn: _Round, now: float) -> None:
         """A tokenizer that is asked once finishes what it has; asked again it lets it go, to be resumed elsewhere."""
         seconds = now - turn.leaving_since
-        is_due = service in _WITH_SUCCESSOR and not turn.is_hurried and seconds >= _HURRY_SECONDS
+        is_due = service == "tokenizer" and not turn.is_hurried and seconds >= _HURRY_SECONDS
         for _, child in self._old(turn):
             if seconds >= self._drain_seconds:
                 child.kill()

@@ -64,7 +64,7 @@ class Scaling:
             change.starting.add(name)
             self._start(name)
         for child in staying[scale.count :]:
-            child.ask_to_stop()
+            child.ask_to_leave()
             change.retiring[child.name] = now + self._drain_seconds
         self._changes.append(change)
 

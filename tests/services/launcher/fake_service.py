@@ -35,7 +35,8 @@ def main() -> None:
     if given.mode == "stubborn":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     else:
-        signal.signal(signal.SIGTERM, lambda *_: stopped.append(1))
+        for number in (signal.SIGTERM, signal.SIGUSR2):
+            signal.signal(number, lambda *_: stopped.append(1))
     if given.mode == "dies_at_start":
         print("loading", flush=True)
         sys.exit("quire: the disk is on fire")

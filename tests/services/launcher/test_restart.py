@@ -32,6 +32,14 @@ def test_tokenizers_are_replaced_by_successors_that_are_ready_first(deploy: Depl
     assert deployment.recorder.restarts == [] and deployment.recorder.endings["tokenizer-0"][1] is True
 
 
+def test_frontends_are_replaced_by_successors_that_are_ready_first(deploy: Deploy) -> None:
+    deployment = ready(deploy, chain=("frontend-0", "frontend-1", "tokenizer-0", "engine-0", "worker-0-0"))
+    assert restart(["frontend", "--run-dir", str(deployment.path)]) == 0
+    assert names(deployment, "frontend") == {"frontend-0", "frontend-2"}
+    assert deployment.stop_order() == ["frontend-0", "frontend-1"]
+    assert deployment.recorder.restarts == []
+
+
 @pytest.mark.parametrize("name", ["engine-0", "worker-0-0"])
 def test_what_owns_a_device_goes_first_and_comes_back_under_its_name(deploy: Deploy, name: str) -> None:
     deployment = ready(deploy)

@@ -154,7 +154,7 @@ def test_what_stays_down_is_told_to_every_frontend_also_to_later_ones_and_taken_
     wait_until(lambda: deployment.supervisor.children["tokenizer-0"].is_ready)
     os.kill(deployment.pid("tokenizer-0"), signal.SIGKILL)
     once, down = {"tokenizer-0": 1}, {"tokenizer-0": "two crashes of tokenizer-0"}
-    wait_until(lambda: deployment.outages("frontend-0") == [[{}, once], [down, once]])
+    wait_until(lambda: deployment.outages("frontend-0") == [[{}, {}], [{}, once], [down, once]])
     assert deployment.recorder.given_up == ["two crashes of tokenizer-0"]
     assert scale(["frontend=2", "--run-dir", str(deployment.path)]) == 0
     wait_until(lambda: deployment.outages("frontend-1") == [[down, once]])
