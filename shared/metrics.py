@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from .metrics_catalogue import CATALOGUE, Family
@@ -67,13 +67,17 @@ class Histogram:
         self._counts[bisect_left(self._bounds, value)] += count
         self._sum += value * count
 
-    def observe_all(self, values: Iterable[float]) -> None:
+    def observe_all(self, values: Sequence[float]) -> None:
+        if not values:
+            return
         bounds, counts = self._bounds, self._counts
-        total = 0.0
+        self._sum += sum(values)
+        lowest, highest = bisect_left(bounds, min(values)), bisect_left(bounds, max(values))
+        if lowest == highest:  # as it is of a step's rows, whose last tokens came together too
+            counts[lowest] += len(values)
+            return
         for value in values:
             counts[bisect_left(bounds, value)] += 1
-            total += value
-        self._sum += total
 
     def snapshot(self, into: dict[str, float]) -> None:
         running = 0

@@ -17,7 +17,7 @@ from .request import Choice, Request, Status
 from .scheduler import Scheduler
 from .stats import Stats
 from .step import Step
-from .stopping import COMPLETE, Ending, ending
+from .stopping import COMPLETE, Ending, ending, stop_ids_of
 
 NOT_FINITE = "the model's output for this request was not a number; it cannot be continued"
 
@@ -37,14 +37,14 @@ class Committer:
             row = step.rows[entry.row]
             if row.choice.index == 0:
                 row.choice.request.prompt_logprobs[row.num_computed] = entry
-        tokens = array("i")
-        tokens.frombytes(result.token_ids)
+        ids, tokens = result.token_ids, array("i")
+        tokens.frombytes(ids)
         logprobs = {entry.row: entry for entry in result.logprobs}
         failed = frozenset(result.failed_rows)
         finished = Status.FINISHED
         latencies: list[float] = []
         block_size = self._scheduler.limits.block_size
-        eos_token_ids = self._eos_token_ids
+        peer, columns = "", Columns()
         index = -1
         for row in step.rows:
             if not row.samples:
@@ -61,41 +61,48 @@ class Committer:
                 self._fail(choice)
                 continue
             request = choice.request
-            if not request.submit.sampling.max_tokens:
+            if not choice.started and not request.submit.sampling.max_tokens:
                 self._end_without_token(choice, now)
                 continue
             token = tokens[index]
-            choice.ids += token.to_bytes(4, "little")
-            choice.num_known += 1
-            columns = self._outbox.columns(request.peer)
-            place = columns.add(request.submit.request_id, choice.index, 1)
-            columns.token_ids.append(token)
+            choice.ids += ids[4 * index : 4 * index + 4]
+            choice.num_known = num_known = choice.num_known + 1
+            if request.peer is not peer:
+                peer = request.peer
+                columns = self._outbox.columns(peer)
+            columns.add_token(request.id, choice.index, token)
             if index in logprobs:
-                columns.logprobs.append(msgspec.structs.replace(logprobs[index], row=place))
+                columns.logprobs.append(msgspec.structs.replace(logprobs[index], row=columns.last))
             if choice.started:
                 latencies.append(now - choice.token_at)
             else:
-                self._start(choice, columns, place, now)
+                self._start(choice, columns, columns.last, now)
             choice.token_at = now
-            end = ending(choice, token, eos_token_ids)
-            if choice.guide is not None:
-                choice.guide.advance(token)
-                if choice.guide.error:
-                    self._end_with_error(choice, columns, place, choice.guide.error)
-                    continue
-                if choice.guide.is_complete and (end is None or end.reason == "length"):
-                    # In a row of its own: the token of a row that stops has no text, and this one's is shown.
-                    end, place = COMPLETE, columns.add(request.submit.request_id, choice.index, 0)
-            if end is not None:
-                columns.finished.append(Finished(place, end.reason, end.stop_reason))
-                self._finish(choice, end, now)
-            elif choice.num_known % block_size == 0:
+            if choice.guide is not None or num_known >= choice.limit or token in choice.stop_ids:
+                self._end_or_go_on(choice, token, columns, now)
+            if num_known % block_size == 0:
                 self._scheduler.tables.offer(choice)
         self._stats.step(step.num_tokens, latencies)
+
+    def _end_or_go_on(self, choice: Choice, token: int, columns: Columns, now: float) -> None:
+        """After a token that may be its last."""
+        end, place = ending(choice, token, self._eos_token_ids), columns.last
+        if choice.guide is not None:
+            choice.guide.advance(token)
+            if choice.guide.error:
+                self._end_with_error(choice, columns, place, choice.guide.error)
+                return
+            if choice.guide.is_complete and (end is None or end.reason == "length"):
+                # In a row of its own: the token of a row that stops has no text, and this one's is shown.
+                end, place = COMPLETE, columns.add(choice.request.id, choice.index, 0)
+        if end is not None:
+            columns.finished.append(Finished(place, end.reason, end.stop_reason))
+            self._finish(choice, end, now)
 
     def _start(self, choice: Choice, columns: Columns, place: int, now: float) -> None:
         request = choice.request
         choice.started = True
+        choice.stop_ids = stop_ids_of(choice, self._eos_token_ids)
         queued = choice.scheduled_at - request.arrival_monotonic
         columns.started.append(Started(place, choice.num_cached_tokens, queued))
         if choice.index == 0 and request.submit.sampling.prompt_logprobs is not None:

@@ -32,6 +32,18 @@ class Columns:
         self.counts.append(count)
         return len(self.counts) - 1
 
+    def add_token(self, request_id: int, choice: int, token: int) -> None:
+        """A row of one token; its place is `last`."""
+        self.request_ids.append(request_id)
+        self.choices.append(choice)
+        self.counts.append(1)
+        self.token_ids.append(token)
+
+    @property
+    def last(self) -> int:
+        """The place of the row added last."""
+        return len(self.counts) - 1
+
 
 class Outbox:
     """Rows by tokenizer; `flush` hands out and forgets them."""

@@ -7,7 +7,6 @@ in it. A feature that changes who goes first belongs here, not in the scheduler'
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator
 
 from .request import Choice, Request
 
@@ -26,34 +25,22 @@ def precedence(request: Request, index: int, schedule_policy: str) -> tuple[floa
     return order if schedule_policy == "fcfs" else (submit.priority, *order)
 
 
-class PrecedenceList:
-    """Choices in order of precedence."""
-
-    def __init__(self) -> None:
-        self._choices: list[Choice] = []
-
-    def __len__(self) -> int:
-        return len(self._choices)
-
-    def __iter__(self) -> Iterator[Choice]:
-        return iter(self._choices)
-
-    def __getitem__(self, index: int) -> Choice:
-        return self._choices[index]
+class PrecedenceList(list[Choice]):
+    """Choices in order of precedence; changed by `add` and `remove` alone. A list, since every step walks all of it."""
 
     def add(self, choice: Choice) -> None:
-        insort(self._choices, choice, key=_key)
+        insort(self, choice, key=_key)
 
     def remove(self, choice: Choice) -> None:
         """Raises ValueError when it is not in the list."""
-        index = bisect_left(self._choices, choice.key, key=_key)
-        if index == len(self._choices) or self._choices[index] is not choice:
+        index = bisect_left(self, choice.key, key=_key)
+        if index == len(self) or self[index] is not choice:
             raise ValueError("the choice is not in the list")
-        del self._choices[index]
+        del self[index]
 
     def victim(self, below: Choice) -> Choice | None:
         """The last choice after `below` that may still be preempted: the youngest, or of the least priority."""
-        for choice in reversed(self._choices):
+        for choice in reversed(self):
             if choice is below:
                 return None
             if choice.num_preemptions < MAX_PREEMPTIONS:

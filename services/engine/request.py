@@ -32,6 +32,7 @@ class Request:
         "bad_words",
         "choices",
         "guides",
+        "id",
         "is_accepted",
         "num_open",
         "num_prompt_tokens",
@@ -43,6 +44,7 @@ class Request:
     def __init__(self, peer: str, submit: Submit, now: float, guides: Guides | None = None) -> None:
         self.peer = peer
         self.submit = submit
+        self.id = submit.request_id
         self.guides = guides
         """Of its grammar, if it has one."""
         self.bad_words = BadWords.of(submit)
@@ -67,6 +69,7 @@ class Choice:
         "hashes",
         "ids",
         "index",
+        "is_masked",
         "key",
         "limit",
         "num_announced_blocks",
@@ -84,8 +87,10 @@ class Choice:
         "slot",
         "started",
         "status",
+        "stop_ids",
         "token_at",
         "trusts_cache",
+        "will_fork",
     )
 
     def __init__(
@@ -96,6 +101,12 @@ class Choice:
         self.index = index
         self.guide = request.guides.of(index) if request.guides is not None else None
         """How far it has come in its grammar; survives a preemption, since the outputs do."""
+        self.is_masked = self.guide is not None or request.bad_words is not None
+        """Whether its plans may await masks."""
+        self.will_fork = index == 0 and submit.n > 1 and not submit.history
+        """Whether the other choices of its request are made once its prompt is computed."""
+        self.stop_ids: frozenset[int] = frozenset()
+        """Tokens that end it; see stopping.py. Known from its first token on."""
         self.key = key
         """Order of precedence; smaller goes first."""
         self.seed = (submit.sampling.seed + index) & (2**64 - 1)

@@ -91,7 +91,7 @@ class Scheduler:
         """End one choice, or all; returns those that were open. Unforked ones of an aborted first go on alone."""
         if index is None:
             request.num_open = sum(choice.status is not Status.FINISHED for choice in request.choices)
-        elif len(request.choices) < request.submit.n and not request.submit.history:
+        elif any(choice.will_fork for choice in request.choices):
             self._fork(request)
         ended = [
             choice
@@ -117,13 +117,14 @@ class Scheduler:
         # Taken first: what is preempted or forked in this step waits for the next.
         candidates = self._candidates() if self.slots.num_free else []
         budget = self._schedule_running(step, self.limits.max_num_batched_tokens)
-        self._admit_waiting(step, candidates, budget, now)
+        budget = self._admit_waiting(step, candidates, budget, now)
         if candidates and not step.rows and not self.running and self._strip_waiting():
-            self._admit_waiting(step, self._candidates(), budget, now)
+            budget = self._admit_waiting(step, self._candidates(), budget, now)
         if not step.rows:
             return None
         step.released = self.slots.collect_released()
-        if any(row.num_scheduled > 1 for row in step.rows):
+        step.num_tokens = self.limits.max_num_batched_tokens - budget
+        if step.num_tokens > len(step.rows):
             step.rows.sort(key=_is_longer)
         return step
 
@@ -134,23 +135,32 @@ class Scheduler:
         """Give every running choice its next tokens, in order of precedence; returns what is left of the budget."""
         block_size = self.limits.block_size
         chunk_limit = self._chunk_limit()
-        running = self.running
+        running, add = self.running, step.rows.append
         index = 0
         while index < len(running) and budget > 0:
             choice = running[index]
             index += 1
-            wanted = choice.num_tokens - choice.num_computed
-            if choice.num_tokens >= choice.limit:
+            num_tokens, num_computed = choice.num_tokens, choice.num_computed
+            if num_tokens >= choice.limit:
                 continue  # all there is to sample is in flight
+            wanted = num_tokens - num_computed
             if wanted > 1:
                 wanted -= self._adopt_hits(choice)
                 reserve = len(running) - index  # each row after this one may want a token of the budget
                 wanted = min(wanted, max(1, budget - reserve), chunk_limit, budget)
-            elif choice.num_computed == len(choice.blocks) * block_size and not self._grow_or_give_way(choice):
+                budget -= wanted
+                self._advance(step, choice, wanted)
+                continue
+            if num_computed == len(choice.blocks) * block_size and not self._grow_or_give_way(choice):
                 index -= 1
                 continue
-            budget -= wanted
-            self._advance(step, choice, wanted)
+            # What _advance comes to for one token, which is nearly every row of nearly every step.
+            budget -= 1
+            choice.num_computed = num_tokens
+            choice.num_tokens = num_tokens + 1
+            add(Row(choice, 1, num_computed, True))
+            if choice.will_fork:
+                self._fork(choice.request)
         return budget
 
     def _chunk_limit(self) -> int:
@@ -196,14 +206,16 @@ class Scheduler:
             choice.num_tokens += 1
         if num_scheduled > 1:
             self.tables.offer(choice)
-        request = choice.request
-        if len(request.choices) < request.submit.n and samples and not request.submit.history:
-            self._fork(request)
+        if samples and choice.will_fork:
+            self._fork(choice.request)
 
     # --- admission ----------------------------------------------------------------------------------
 
-    def _admit_waiting(self, step: Step, candidates: list[Choice], budget: int, now: float) -> None:
-        """Admit in order of precedence; what does not fit may be passed by a few, but not for ever."""
+    def _admit_waiting(self, step: Step, candidates: list[Choice], budget: int, now: float) -> int:
+        """Admit in order of precedence; what does not fit may be passed by a few, but not for ever.
+
+        Returns what is left of the budget.
+        """
         passed: list[Choice] = []
         for choice in candidates:
             if budget <= 0 or self.slots.num_free == 0 or len(passed) > LOOK_AHEAD:
@@ -221,6 +233,7 @@ class Scheduler:
                 choice.scheduled_at = now
             for older in passed:
                 older.num_skips += 1
+        return budget
 
     def _admit(self, step: Step, choice: Choice, budget: int) -> int:
         """Give a waiting choice blocks for its known tokens, and a slot; returns its scheduled tokens, or 0."""
@@ -247,6 +260,7 @@ class Scheduler:
     def _fork(self, request: Request) -> None:
         """Create the other choices of a request. They share the first one's prompt blocks if those are computed."""
         first = request.choices[0]
+        first.will_fork = False
         is_computed = first.num_computed >= request.num_prompt_tokens
         for index in range(len(request.choices), request.submit.n):
             choice = self._enqueue(request, index)

@@ -27,7 +27,5 @@ class Step(msgspec.Struct):
     rows: list[Row]
     copies: list[tuple[int, int]]
     released: list[int]
-
-    @property
-    def num_tokens(self) -> int:
-        return sum(row.num_scheduled for row in self.rows)
+    num_tokens: int = 0
+    """Of all rows."""

@@ -24,16 +24,21 @@ _EOS = Ending("stop")
 _LENGTH = Ending("length")
 
 
-def ending(choice: Choice, token: int, eos_token_ids: frozenset[int]) -> Ending | None:
-    """What `token`, already appended to the choice, ends it with; None when it goes on.
+def stop_ids_of(choice: Choice, eos_token_ids: frozenset[int]) -> frozenset[int]:
+    """All tokens that end it.
 
     Workers do not sample EOS or stop tokens before min_tokens, so these need no count here.
     """
     sampling = choice.request.submit.sampling
-    if token in eos_token_ids and not sampling.ignore_eos:
-        return _EOS
-    if sampling.stop_token_ids and token in sampling.stop_token_ids:
-        return Ending("stop", token)
+    own = frozenset(sampling.stop_token_ids or ())
+    return own if sampling.ignore_eos else own | eos_token_ids
+
+
+def ending(choice: Choice, token: int, eos_token_ids: frozenset[int]) -> Ending | None:
+    """What `token`, already appended to the choice, ends it with; None when it goes on."""
+    if token in choice.stop_ids:
+        is_eos = token in eos_token_ids and not choice.request.submit.sampling.ignore_eos
+        return _EOS if is_eos else Ending("stop", token)
     if choice.num_known >= choice.limit:
         return _LENGTH
     return None
