@@ -1,6 +1,6 @@
 """Queue deadlines: which requests have waited for longer than their owner wants them to.
 
-Asked by service.py ten times a second, which refuses them. What has begun to run, or goes on with a
+Asked by intake.py ten times a second, which refuses them. What has begun to run, or goes on with a
 history, has no deadline any more. Knows no links.
 """
 

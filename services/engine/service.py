@@ -13,12 +13,10 @@ import time
 from collections.abc import Sequence
 from types import FrameType
 
-from quire.shared import errors
 from quire.shared.config import EngineConfig
 from quire.shared.link import wait
 from quire.shared.messages import (
     Abort,
-    Accepted,
     Configure,
     Hello,
     Look,
@@ -32,16 +30,11 @@ from quire.shared.messages import (
 from quire.shared.neighbours import POLL_SECONDS, Above
 from quire.shared.service import Service, bootstrap
 
-from . import queue_deadlines
-from .constrained import Constrained
-from .grammars import GrammarError, Guides
+from .intake import Intake
 from .outbox import Outbox
 from .replica import Replica
-from .request import Request
 from .stats import Stats
-from .step import Step
 from .step_builder import build_plan
-from .submission import refusal
 from .workers import Workers
 
 logger = logging.getLogger("quire.engine")
@@ -58,10 +51,11 @@ class Engine:
         self._service = service
         self._config = config = service.config
         self._server = service.listen(ToEngine)
-        self._above = Above(self._server, service, self._abort_peer)
         self._outbox = Outbox()
         self._stats = Stats()
-        self._constrained = Constrained()
+        max_open_choices = config.max_waiting or max(64, 4 * config.max_num_seqs)
+        self._intake = Intake(self._server, self._stats, max_open_choices)
+        self._above = Above(self._server, service, self._intake.abort_peer)
         self._replica: Replica | None = None
         self._step_number = 0
         self._last_step_at = time.monotonic()
@@ -69,7 +63,6 @@ class Engine:
         self._state = "starting"
         self._next_poll = 0.0
         self._next_report = 0.0
-        self._max_open_choices = config.max_waiting or max(64, 4 * config.max_num_seqs)
         configure = Configure(
             max_num_seqs=config.max_num_seqs,
             max_num_batched_tokens=config.max_num_batched_tokens,
@@ -88,13 +81,13 @@ class Engine:
         while not self._is_stopping:
             self._poll()
             self._hear()
-            self._take_constrained()
+            self._intake.take_constrained()
             self._workers.receive()
             if self._is_busy:  # the workers have a plan in hand: clients come first
                 self._deliver()
             self._plan_ahead()
             self._deliver()
-            wait([self._server, self._constrained.waker, *self._workers.links], self._next_poll - time.monotonic())
+            wait([self._server, self._intake.waker, *self._workers.links], self._next_poll - time.monotonic())
         self._stop()
 
     @property
@@ -115,7 +108,7 @@ class Engine:
             if not replica.in_flight:
                 self._last_step_at = time.monotonic()  # the stall clock starts with the work
             if replica.scheduler.suspects:
-                self._accept_suspects(step)
+                self._intake.accept_suspects(step)
             self._step_number += 1
             plan = build_plan(self._step_number, step)
             self._workers.send(plan)
@@ -157,15 +150,15 @@ class Engine:
             peer, message = received
             match message:
                 case Submit():
-                    self._submit(peer, message)
+                    self._intake.submit(peer, message)
                 case Abort():
-                    self._abort(peer, message)
+                    self._intake.abort(peer, message)
                 case Hello():
                     self._above.hear(peer, message)
                 case Look():
                     self._next_poll = 0.0
                 case Vocabulary():
-                    self._constrained.grammars.learn(message.tokenizer_json)
+                    self._intake.grammars.learn(message.tokenizer_json)
 
     def _poll(self) -> None:
         """Neighbours and reports, when it is time."""
@@ -175,107 +168,20 @@ class Engine:
         self._next_poll = now + POLL_SECONDS
         self._workers.poll()
         self._above.poll()
-        self._refuse_overdue(now)
+        self._intake.refuse_overdue(now)
         if not self._is_busy and now - self._last_step_at > IDLE_SECONDS:
-            self._constrained.grammars.build_ahead()
+            self._intake.grammars.build_ahead()
         if self._state != "ready" or now >= self._next_report:
             self._next_report = now + REPORT_SECONDS
             self._publish(now)
-
-    # --- requests -------------------------------------------------------------------------------------
-
-    def _submit(self, peer: str, submit: Submit) -> None:
-        if self._is_refused(peer, submit):
-            return
-        if submit.grammar is None:
-            self._add(peer, submit, None)
-        else:
-            self._constrained.hold(peer, submit)
-
-    def _is_refused(self, peer: str, submit: Submit) -> bool:
-        """Whether this request was told no."""
-        replica = self._replica
-        key = (peer, submit.request_id)
-        if replica is None:
-            message = "the model is not ready"
-            refused = errors.refused(submit.request_id, errors.SERVICE_UNAVAILABLE, message, retry_after_seconds=1.0)
-        else:
-            vocab_size, num_held = replica.facts.vocab_size, self._constrained.num_choices
-            refused = refusal(submit, replica.scheduler, vocab_size, self._max_open_choices, num_held)
-            if refused is None and (key in replica.scheduler.requests or key in self._constrained):
-                refused = errors.refused(submit.request_id, errors.INVALID_REQUEST, "this request id is already open")
-        if refused is None:
-            return False
-        self._server.send(peer, refused)
-        return True
-
-    def _take_constrained(self) -> None:
-        """Requests whose grammar is compiled go on; those whose grammar cannot be followed end here."""
-        for held, outcome in self._constrained.take():
-            if isinstance(outcome, GrammarError):
-                refused = errors.refused(held.submit.request_id, errors.INVALID_VALUE, str(outcome), outcome.field)
-                self._server.send(held.peer, refused)
-            elif not self._is_refused(held.peer, held.submit):
-                self._add(held.peer, held.submit, outcome)
-                for abort in held.aborts:
-                    self._abort(held.peer, abort)
-
-    def _add(self, peer: str, submit: Submit, guides: Guides | None) -> None:
-        replica = self._replica
-        if replica is None:
-            return
-        request = replica.scheduler.add(peer, submit, time.monotonic(), guides)
-        if not submit.is_suspect:
-            self._accept(request)
-        if submit.history:
-            replica.committer.end_exhausted(request, time.monotonic())
-
-    def _refuse_overdue(self, now: float) -> None:
-        replica = self._replica
-        for request in queue_deadlines.overdue(replica.scheduler, now) if replica is not None else ():
-            self._server.send(request.peer, queue_deadlines.refusal(request))
-            self._end(request, None, "abort")
-
-    def _end(self, request: Request, index: int | None, reason: str) -> None:
-        """One choice of it, or all that are open."""
-        if self._replica is not None:
-            for choice in self._replica.scheduler.abort(request, index):
-                self._stats.finished(choice, reason, time.monotonic())
-
-    def _accept(self, request: Request) -> None:
-        request.is_accepted = True
-        self._server.send(request.peer, Accepted(request.submit.request_id, request.num_prompt_tokens))
-
-    def _accept_suspects(self, step: Step) -> None:
-        """A suspect is accepted when it runs, so that its owner knows whether it was in the batch of a crash."""
-        for row in step.rows:
-            if not row.choice.request.is_accepted:
-                self._accept(row.choice.request)
-
-    def _abort(self, peer: str, abort: Abort) -> None:
-        if self._constrained.abort(peer, abort):
-            return
-        replica = self._replica
-        request = replica and replica.scheduler.requests.get((peer, abort.request_id))
-        if not replica or not request:
-            return  # it has ended on its own meanwhile
-        self._end(request, abort.choice, "stop" if abort.cause == "stop_string" else "abort")
-
-    def _abort_peer(self, peer: str) -> None:
-        """A tokenizer is gone, and with it whoever would read the answers."""
-        self._constrained.drop_peer(peer)
-        replica = self._replica
-        if replica is not None:
-            for request in [request for request in replica.scheduler.requests.values() if request.peer == peer]:
-                self._end(request, None, "abort")
 
     # --- workers come and go ----------------------------------------------------------------------------
 
     def _on_ready(self, facts: WorkerReady) -> None:
         config = self._config
         self._last_step_at = time.monotonic()
-        self._replica = Replica(facts, config, self._outbox, self._stats)
-        self._constrained.grammars.configure(facts.vocab_size, facts.eos_token_ids)
+        self._replica = self._intake.replica = Replica(facts, config, self._outbox, self._stats)
+        self._intake.grammars.configure(facts.vocab_size, facts.eos_token_ids)
         self._stats.worker_ready(facts)
         self._state = "ready"
         logger.info(
@@ -289,7 +195,7 @@ class Engine:
     def _on_lost(self, cause: str, reason: str) -> None:
         """The KV cache is gone with a worker: requests go (`lost` or `moved`), a new replica comes with the group."""
         logger.error("%s; all requests of this engine end", cause) if reason == "lost" else logger.info("%s", cause)
-        replica, self._replica = self._replica, None
+        replica, self._replica, self._intake.replica = self._replica, None, None
         self._state = "starting"
         if replica is not None:
             sentence = "a model worker ended" if reason == "lost" else "a model worker is being restarted"
@@ -311,7 +217,7 @@ class Engine:
             samples=self._stats.snapshot(
                 replica.scheduler if replica else None,
                 now - self._last_step_at if self._is_busy else 0.0,
-                self._constrained.num_choices,
+                self._intake.num_held,
             ),
             card=replica.card if replica else None,
             known=list(self._workers.reports.values()),
