@@ -195,7 +195,9 @@ class OfflineLink:
         choice.text += delta.text
         choice.token_ids += delta.token_ids
         if delta.logprobs is not None:
-            choice.logprobs = (choice.logprobs or []) + delta.logprobs
+            if choice.logprobs is None:
+                choice.logprobs = []
+            choice.logprobs += delta.logprobs
         if finished is not None:
             reason = "error" if finished.reason in RESUMABLE else finished.reason
             choice.finish_reason, choice.stop_reason = reason, finished.stop_reason
