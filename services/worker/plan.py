@@ -189,4 +189,7 @@ def _table(folder: Path, config: ModelConfig, found: Forecast, values: dict[str,
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)
