@@ -17,6 +17,11 @@ _TENSOR_PARALLEL_SIZE = Flag(
     "workers that divide each layer of the model among them, a GPU each; must divide the heads", "model", ge=1, le=64
 )
 
+_MAX_SCHEMA_SIZE = Flag(
+    "bytes of a JSON schema, a grammar or a structural tag of a request", "limits", ge=16, le=8 << 20, is_size=True
+)
+_MAX_REGEX_SIZE = Flag("bytes of a regex of a request", "limits", ge=16, le=1 << 20, is_size=True)
+
 
 class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Settings of any service."""
@@ -104,6 +109,21 @@ class FrontendConfig(ServiceConfig, frozen=True, kw_only=True):
     header_timeout: Annotated[float, Flag("seconds that a request's headers may take", "limits", ge=0.1)] = 10.0
     max_body_size: Annotated[int, Flag("bytes of a request's body", "limits", ge=1024, is_size=True)] = 8 << 20
     body_timeout: Annotated[float, Flag("seconds that a request's body may take", "limits", ge=0.1)] = 30.0
+    max_json_depth: Annotated[int, Flag("levels that the JSON of a body may be nested", "limits", ge=8, le=200)] = 64
+    max_messages: Annotated[int, Flag("messages of a conversation", "limits", ge=1, le=1 << 20)] = 2048
+    max_tools: Annotated[int, Flag("tools of a request", "limits", ge=1, le=1 << 14)] = 128
+    max_choices: Annotated[int, Flag("answers to one request: its prompts x n", "limits", ge=1, le=4096)] = 128
+    max_stop_strings: Annotated[int, Flag("stop strings of a request", "limits", ge=1, le=256)] = 16
+    max_stop_string_size: Annotated[int, Flag("bytes of a stop string", "limits", ge=16, le=1 << 16, is_size=True)] = (
+        256
+    )
+    max_logit_bias: Annotated[int, Flag("entries of a request's logit_bias", "limits", ge=1, le=1 << 18)] = 1024
+    max_logprobs: Annotated[int, Flag("logprobs that a request may ask for at each token", "limits", ge=1, le=256)] = 20
+    max_cache_salt_size: Annotated[
+        int, Flag("bytes of a request's cache_salt", "limits", ge=16, le=4096, is_size=True)
+    ] = 64
+    max_schema_size: Annotated[int, _MAX_SCHEMA_SIZE] = 64 << 10
+    max_regex_size: Annotated[int, _MAX_REGEX_SIZE] = 4 << 10
     idle_timeout: Annotated[
         float, Flag("seconds that a connection may wait for its next request", "limits", ge=0.1)
     ] = 75.0
@@ -208,6 +228,12 @@ class TokenizerConfig(ServiceConfig, frozen=True, kw_only=True):
         float,
         Flag("seconds that a template or constraint of a request may run in its helper", "limits", ge=0.05, le=60),
     ] = 1.0
+    max_schema_size: Annotated[int, _MAX_SCHEMA_SIZE] = 64 << 10
+    max_regex_size: Annotated[int, _MAX_REGEX_SIZE] = 4 << 10
+    max_rendered_size: Annotated[
+        int,
+        Flag("characters that a chat template may make of a request", "limits", ge=1 << 10, le=1 << 28, is_size=True),
+    ] = 16 << 20
     helper_memory: Annotated[
         int,
         Flag("bytes of address space of the helper process", "limits", ge=128 << 20, le=1 << 40, is_size=True),

@@ -14,10 +14,10 @@ from quire.shared.errors import INVALID_VALUE, MISSING_PARAMETER, UNSUPPORTED_VA
 from quire.shared.messages import ChatPrompt
 
 from .bounds import MAX_ID, Choice, Items, Json, Number, Text, check, out_of_bounds
-from .chat_protocol import MAX_MESSAGES, ChatRequest
-from .chat_tools import MAX_TOOLS, OBJECT, ToolFunction, ToolUse
+from .chat_protocol import MESSAGES, ChatRequest
+from .chat_tools import OBJECT, ToolFunction, ToolUse
 from .parsed_request import ParsedRequest
-from .protocol import ABSENT, decode, decode_part, json_of, refuse_unsupported
+from .protocol import ABSENT, STOP_STRINGS, decode, decode_part, json_of, refuse_unsupported
 
 _MAX_BLOCKS = 2048
 _LARGE_TEXT = Text(0, 64 << 20)
@@ -75,9 +75,9 @@ class CountRequest(msgspec.Struct, kw_only=True):
     """The body of POST /v1/messages/count_tokens. null means the default, unknown fields are ignored."""
 
     model: Annotated[str | None, Text(0, 256)] = None
-    messages: Annotated[list[AnthropicMessage], Items(1, MAX_MESSAGES)]
+    messages: Annotated[list[AnthropicMessage], MESSAGES]
     system: Annotated[str | list[Block] | None, _LARGE_TEXT, Items(0, _MAX_BLOCKS)] = None
-    tools: Annotated[list[AnthropicTool] | None, Items(0, MAX_TOOLS)] = None
+    tools: Annotated[list[AnthropicTool] | None, Items(0, setting="max_tools")] = None
     tool_choice: AnthropicToolChoice | None = None
     thinking: Thinking | None = None
 
@@ -86,7 +86,7 @@ class MessagesRequest(CountRequest, kw_only=True):
     """The body of POST /v1/messages."""
 
     max_tokens: Annotated[int, Number(1, MAX_ID)]
-    stop_sequences: Annotated[list[str] | None, Items(0, 16, Text(1, 256))] = None
+    stop_sequences: Annotated[list[str] | None, STOP_STRINGS] = None
     stream: bool | None = None
     temperature: Annotated[float | None, Number(0, 1)] = None
     top_p: Annotated[float | None, Number(0, 1, is_open=True)] = None

@@ -29,7 +29,7 @@ from quire.shared.metrics import Metrics
 from quire.shared.request_ids import RequestIds
 from quire.shared.service import Service
 
-from . import operations, responses, stored_responses
+from . import field_limits, operations, responses, stored_responses
 from .admission import Admission
 from .anthropic import authorization_of, is_anthropic, messages, speak_anthropic
 from .authentication import Keys, check_host
@@ -116,6 +116,7 @@ class Application:
     ) -> None:
         self.service = service
         self.config = service.config
+        field_limits.use(service.config)
         self.metrics = metrics
         self.loop = loop
         self.started = time.monotonic()

@@ -3,7 +3,7 @@
 A field is `temperature: Annotated[float | None, Number(0, 2)] = None`; `check` walks the fields of
 a decoded request, and of the structs in it, and raises ApiError for the first that is out of bounds, with
 the field, the allowed range and the value in its message. openapi_schema.py writes down the same bounds.
-Knows no particular field.
+A bound whose upper end is a flag has its name as `setting`, and that end is put in by `bounds_in`. Knows no field.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import msgspec
 
 from quire.shared.errors import INVALID_VALUE, ApiError, echo
 
+from .field_limits import flag, forget_on_change, most
+
 MAX_ID = (1 << 31) - 1
 """Token ids travel as int32; the vocabulary's own limit is the tokenizer's to check."""
 
@@ -26,29 +28,33 @@ class Number(msgspec.Struct, frozen=True):
     """`ge` <= value <= `le`; with `is_open`, ge itself is out."""
 
     ge: float
-    le: float
+    le: float = 0
     is_open: bool = False
+    setting: str = ""
 
     def check(self, name: str, value: float) -> None:
         if not (self.ge <= value <= self.le) or (self.is_open and value == self.ge):
             low = "(" if self.is_open else "["
-            raise out_of_bounds(name, f"must be in {low}{_plain(self.ge)}, {_plain(self.le)}], got {echo(value)}")
+            allowed = f"{low}{_plain(self.ge)}, {_plain(self.le)}]{_by(self.setting)}"
+            raise out_of_bounds(name, f"must be in {allowed}, got {echo(value)}")
 
 
 class Text(msgspec.Struct, frozen=True):
     """`min_bytes` <= UTF-8 length <= `max_bytes`, none of the characters `without`, only characters `of` a class."""
 
     min_bytes: int
-    max_bytes: int
+    max_bytes: int = 0
     without: str = ""
     of: str = ""
     """What stands between the brackets of a regex."""
+    setting: str = ""
 
     def check(self, name: str, value: str) -> None:
         if 4 * len(value) > self.max_bytes or len(value) < self.min_bytes:
             size = len(value) if value.isascii() else len(value.encode())
             if not self.min_bytes <= size <= self.max_bytes:
-                raise out_of_bounds(name, f"must have {self.min_bytes} to {self.max_bytes} bytes, got {size}")
+                allowed = f"{self.min_bytes} to {self.max_bytes} bytes{_by(self.setting)}"
+                raise out_of_bounds(name, f"must have {allowed}, got {size}")
         if self.of and re.fullmatch(f"[{self.of}]*", value) is None:
             raise out_of_bounds(name, f"must have only characters of {self.of}, got {echo(value)}")
         if self.without and any(character in value for character in self.without):
@@ -70,13 +76,15 @@ class Items(msgspec.Struct, frozen=True):
     """A list or object of `min_items` to `max_items`, each item within `of`, each key within `keys`."""
 
     min_items: int
-    max_items: int
+    max_items: int = 0
     of: Number | Text | Items | None = None
     keys: Text | None = None
+    setting: str = ""
 
     def check(self, name: str, value: list[typing.Any] | dict[str, typing.Any]) -> None:
         if not self.min_items <= len(value) <= self.max_items:
-            raise out_of_bounds(name, f"must have {self.min_items} to {self.max_items} items, got {len(value)}")
+            allowed = f"{self.min_items} to {self.max_items} items{_by(self.setting)}"
+            raise out_of_bounds(name, f"must have {allowed}, got {len(value)}")
         if isinstance(value, dict):
             for key, item in value.items():
                 if self.keys is not None:
@@ -95,16 +103,18 @@ class Items(msgspec.Struct, frozen=True):
 class Json(msgspec.Struct, frozen=True):
     """JSON kept as the client sent it, at most `max_bytes` of it; `kind` is what it is decoded as elsewhere."""
 
-    max_bytes: int
+    max_bytes: int = 0
     kind: typing.Any = None
     is_refused: bool = False
     """Known, and taken only while it asks for nothing."""
     is_required: bool = False
+    setting: str = ""
 
     def check(self, name: str, value: msgspec.Raw) -> None:
         size = memoryview(value).nbytes
         if size > self.max_bytes:
-            raise out_of_bounds(name, f"must have at most {self.max_bytes} bytes of JSON, got {size}")
+            allowed = f"at most {self.max_bytes} bytes of JSON{_by(self.setting)}"
+            raise out_of_bounds(name, f"must have {allowed}, got {size}")
 
 
 Bound = Number | Text | Choice | Items | Json
@@ -130,8 +140,22 @@ def bounds_of(cls: type[msgspec.Struct]) -> dict[str, tuple[Bound, ...]]:
 
 
 def bounds_in(hint: typing.Any) -> tuple[Bound, ...]:
-    """The bounds written beside one type."""
-    return tuple(extra for extra in getattr(hint, "__metadata__", ()) if isinstance(extra, Bound))
+    """The bounds written beside one type, as they are in this process."""
+    return tuple(_in_force(extra) for extra in getattr(hint, "__metadata__", ()) if isinstance(extra, Bound))
+
+
+_UPPER_ENDS: dict[type, str] = {Number: "le", Text: "max_bytes", Items: "max_items", Json: "max_bytes"}
+BoundT = typing.TypeVar("BoundT", bound=Bound)
+
+
+def _in_force(bound: BoundT) -> BoundT:
+    """With the limits that flags set, in it and in what is within it."""
+    parts = {name: getattr(bound, name, None) for name in ("of", "keys")}
+    changed: dict[str, typing.Any] = {name: _in_force(part) for name, part in parts.items() if isinstance(part, Bound)}
+    setting = getattr(bound, "setting", "")
+    if setting:
+        changed[_UPPER_ENDS[type(bound)]] = most(setting)
+    return msgspec.structs.replace(bound, **changed) if changed else bound
 
 
 Checks = dict[type, tuple[Callable[[str, typing.Any], None], ...]]
@@ -192,5 +216,13 @@ def check_value(path: str, value: typing.Any, hint: typing.Any) -> None:
         check_one(path, value)
 
 
+def _by(setting: str) -> str:
+    return f" ({flag(setting)})" if setting else ""
+
+
 def _plain(number: float) -> str:
     return str(int(number)) if number == int(number) else repr(number)
+
+
+for _kept in (bounds_of, _checks_of, _checks):
+    forget_on_change(_kept.cache_clear)

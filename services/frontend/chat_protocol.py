@@ -14,10 +14,10 @@ from quire.shared.errors import INVALID_VALUE, MISSING_PARAMETER, UNSUPPORTED_VA
 from quire.shared.messages import ChatPrompt
 
 from .bounds import MAX_ID, Choice, Items, Json, Number, Text
-from .chat_tools import MAX_TOOLS, OBJECT, Tools, ToolUse, tool_use
+from .chat_tools import OBJECT, Tools, ToolUse, tool_use
 from .protocol import (
     ABSENT,
-    MAX_LOGPROBS,
+    LOGPROBS,
     GenerationRequest,
     check_shared,
     decode,
@@ -26,7 +26,7 @@ from .protocol import (
     unsupported,
 )
 
-MAX_MESSAGES = 2048
+MESSAGES = Items(1, setting="max_messages")
 _MAX_PARTS = 2048
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 _MAX_TEXT_BYTES = 64 << 20
@@ -59,13 +59,13 @@ class Message(msgspec.Struct):
 
     role: Annotated[str, Choice(_ROLES)]
     content: Annotated[str | list[Part] | None, _LARGE_TEXT, Items(0, _MAX_PARTS)] = None
-    tool_calls: Annotated[list[ToolCall] | None, Items(0, MAX_TOOLS)] = None
+    tool_calls: Annotated[list[ToolCall] | None, Items(0, setting="max_tools")] = None
     name: Annotated[str | None, Text(0, 256)] = None
     tool_call_id: Annotated[str | None, Text(0, 256)] = None
 
 
-Messages = Annotated[list[Message], Items(1, MAX_MESSAGES)]
-Documents = Annotated[list[dict[str, Any]], Items(0, MAX_MESSAGES, OBJECT)]
+Messages = Annotated[list[Message], MESSAGES]
+Documents = Annotated[list[dict[str, Any]], Items(0, of=OBJECT, setting="max_messages")]
 
 
 class ChatRequest(GenerationRequest, kw_only=True):
@@ -75,7 +75,7 @@ class ChatRequest(GenerationRequest, kw_only=True):
     max_tokens: Annotated[int | None, Number(1, MAX_ID)] = None
     max_completion_tokens: Annotated[int | None, Number(1, MAX_ID)] = None
     logprobs: bool | None = None
-    top_logprobs: Annotated[int | None, Number(0, MAX_LOGPROBS)] = None
+    top_logprobs: Annotated[int | None, LOGPROBS] = None
     tools: Annotated[msgspec.Raw, Json(4 << 20, Tools)] = ABSENT
     tool_choice: Annotated[msgspec.Raw, Json(64 << 10)] = ABSENT
     parallel_tool_calls: bool | None = None

@@ -15,7 +15,6 @@ from quire.shared.errors import INVALID_VALUE, MISSING_PARAMETER, ApiError, echo
 from .bounds import Items, Text
 from .protocol import decode_part, unsupported
 
-MAX_TOOLS = 128
 _NAME = Text(1, 64, of="a-zA-Z0-9_.-")
 OBJECT = Items(0, 1024, keys=Text(0, 256))
 """An object whose values only the template looks at; their depth and size are the body's."""
@@ -33,7 +32,7 @@ class Tool(msgspec.Struct):
     function: ToolFunction | None = None
 
 
-Tools = Annotated[list[Tool], Items(1, MAX_TOOLS)]
+Tools = Annotated[list[Tool], Items(1, setting="max_tools")]
 
 
 class _ChosenFunction(msgspec.Struct):

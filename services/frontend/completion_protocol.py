@@ -16,11 +16,11 @@ from quire.shared.errors import INVALID_TYPE, INVALID_VALUE, MISSING_PARAMETER, 
 from quire.shared.messages import IdsPrompt, Prompt, TextPrompt
 
 from .bounds import MAX_ID, Items, Json, Number, Text, out_of_bounds
+from .field_limits import flag, most
 from .id_lists import MAX_PROMPT_IDS, is_long, packed_ids
 from .protocol import (
     ABSENT,
-    MAX_CHOICES,
-    MAX_LOGPROBS,
+    LOGPROBS,
     GenerationRequest,
     check_shared,
     decode,
@@ -35,10 +35,10 @@ _MAX_TEXT_BYTES = 64 << 20
 _TEXT = Text(1, _MAX_TEXT_BYTES)
 _IDS = Items(1, MAX_PROMPT_IDS, Number(0, MAX_ID))
 _ONE_TEXT = Annotated[str, _TEXT]
-_TEXTS = Annotated[list[str], Items(1, MAX_CHOICES, _TEXT)]
+_TEXTS = Annotated[list[str], Items(1, of=_TEXT, setting="max_choices")]
 _ONE_IDS = Annotated[list[int], _IDS]
-_MANY_IDS = Annotated[list[list[int]], Items(1, MAX_CHOICES, _IDS)]
-_LISTS = Annotated[list[msgspec.Raw], Items(1, MAX_CHOICES)]
+_MANY_IDS = Annotated[list[list[int]], Items(1, of=_IDS, setting="max_choices")]
+_LISTS = Annotated[list[msgspec.Raw], Items(1, setting="max_choices")]
 _Prompt = _ONE_TEXT | _TEXTS | _ONE_IDS | _MANY_IDS
 
 
@@ -46,7 +46,7 @@ class CompletionRequest(GenerationRequest, kw_only=True):
     """The body of POST /v1/completions."""
 
     prompt: Annotated[msgspec.Raw, Json(_MAX_TEXT_BYTES, _Prompt, is_required=True)] = ABSENT
-    logprobs: Annotated[int | None, Number(0, MAX_LOGPROBS)] = None
+    logprobs: Annotated[int | None, LOGPROBS] = None
     suffix: Annotated[str | None, Text(0, _MAX_TEXT_BYTES)] = None
     prompt_embeds: Annotated[msgspec.Raw, Json(_MAX_TEXT_BYTES, is_refused=True)] = ABSENT
 
@@ -65,10 +65,11 @@ def parse_completion(body: bytes, max_model_len: int | None = None) -> tuple[Com
     if request.truncate_prompt_tokens is not None:
         max_model_len = None
     prompts = _prompts(json_of(request.prompt), request.add_special_tokens is not False, max_model_len)
-    if len(prompts) * request.width > MAX_CHOICES:
+    max_choices = most("max_choices")
+    if len(prompts) * request.width > max_choices:
         name = "n" if request.best_of is None else "best_of"
         what = f"{request.width} beams" if request.use_beam_search else f"{name} of {request.width}"
-        message = f"{len(prompts)} prompts x {what} are more than {MAX_CHOICES} answers."
+        message = f"{len(prompts)} prompts x {what} are more than {max_choices} answers ({flag('max_choices')})."
         raise ApiError(INVALID_VALUE, message, name)
     return request, prompts
 

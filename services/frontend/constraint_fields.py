@@ -12,20 +12,18 @@ import msgspec
 
 from .bounds import Items, Json, Text
 
-MAX_BYTES = 64 << 10
-"""Of a schema, a grammar, or a structural tag."""
 _ABSENT = msgspec.Raw()
-Pattern = Annotated[str | None, Text(1, 4 << 10)]
+Pattern = Annotated[str | None, Text(1, setting="max_regex_size")]
 Choices = Annotated[list[str] | None, Items(1, 1024, Text(1, 1024))]
-GrammarText = Annotated[str | None, Text(1, MAX_BYTES)]
-Schema = Annotated[msgspec.Raw, Json(MAX_BYTES)]
+GrammarText = Annotated[str | None, Text(1, setting="max_schema_size")]
+Schema = Annotated[msgspec.Raw, Json(setting="max_schema_size")]
 
 
 class JsonSchema(msgspec.Struct):
     """The schema is always enforced: `strict` false asks for less than that."""
 
     name: Annotated[str | None, Text(0, 256)] = None
-    description: Annotated[str | None, Text(0, MAX_BYTES)] = None
+    description: Annotated[str | None, Text(0, 64 << 10)] = None
     schema: Schema = _ABSENT
     strict: bool | None = None
 
@@ -52,4 +50,4 @@ class StructuredOutputs(msgspec.Struct):
     disable_any_whitespace: bool | None = None
     """False: JSON with white space between its parts. Otherwise compact."""
     disable_additional_properties: bool | None = None
-    whitespace_pattern: Annotated[str | None, Text(0, 4 << 10)] = None
+    whitespace_pattern: Annotated[str | None, Text(0, setting="max_regex_size")] = None

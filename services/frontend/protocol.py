@@ -27,11 +27,15 @@ from .beam_params import MAX_BEAMS, check_beams
 from .best_of import check_best_of
 from .bounds import MAX_ID, Choice, Items, Json, Number, Text, bounds_of, check, check_value, out_of_bounds
 from .constraint_fields import Choices, GrammarText, Pattern, ResponseFormat, Schema, StructuredOutputs
+from .field_limits import flag, most
 
-MAX_CHOICES = 128
-"""Prompts x n of one request."""
-MAX_LOGPROBS = 20
-MAX_DEPTH = 64
+CHOICES = Number(1, setting="max_choices")
+"""Of one request: prompts x n."""
+LOGPROBS = Number(0, setting="max_logprobs")
+STOP_STRING = Text(1, setting="max_stop_string_size")
+STOP_STRINGS = Items(0, of=STOP_STRING, setting="max_stop_strings")
+_LOGIT_BIAS = Items(0, of=Number(-100, 100), keys=Text(1, 10, of="0-9"), setting="max_logit_bias")
+_CACHE_SALT = Text(1, without="@/\\\0", setting="max_cache_salt_size")
 _MANY_ESCAPES = 10_000
 """Backslashes in a body beyond which skipping its strings costs more than decoding it."""
 _MAX_CONTAINERS = 100_000
@@ -53,8 +57,8 @@ class GenerationRequest(msgspec.Struct, kw_only=True):
     """Fields that chat and text completions share. null means the default, unknown fields are ignored."""
 
     model: Annotated[str | None, Text(0, 256)] = None
-    n: Annotated[int | None, Number(1, MAX_CHOICES)] = None
-    best_of: Annotated[int | None, Number(1, MAX_CHOICES)] = None
+    n: Annotated[int | None, CHOICES] = None
+    best_of: Annotated[int | None, CHOICES] = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
@@ -68,13 +72,13 @@ class GenerationRequest(msgspec.Struct, kw_only=True):
     seed: Annotated[int | None, _INT64] = None
     max_tokens: Annotated[int | None, Number(0, MAX_ID)] = None
     min_tokens: Annotated[int | None, Number(0, MAX_ID)] = None
-    stop: Annotated[str | list[str] | None, Text(1, 256), Items(0, 16, Text(1, 256))] = None
+    stop: Annotated[str | list[str] | None, STOP_STRING, STOP_STRINGS] = None
     stop_token_ids: Annotated[list[int] | None, Items(0, 1024, _TOKEN_ID)] = None
     ignore_eos: bool | None = None
-    logit_bias: Annotated[dict[str, float] | None, Items(0, 1024, Number(-100, 100), keys=Text(1, 10, of="0-9"))] = None
+    logit_bias: Annotated[dict[str, float] | None, _LOGIT_BIAS] = None
     allowed_token_ids: Annotated[list[int] | None, Items(1, 65536, _TOKEN_ID)] = None
     bad_words: Annotated[list[str] | None, Items(0, 128, Text(1, 256))] = None
-    prompt_logprobs: Annotated[int | None, Number(0, MAX_LOGPROBS)] = None
+    prompt_logprobs: Annotated[int | None, LOGPROBS] = None
 
     include_stop_str_in_output: bool | None = None
     skip_special_tokens: bool | None = None
@@ -101,7 +105,7 @@ class GenerationRequest(msgspec.Struct, kw_only=True):
     early_stopping: Annotated[bool | str | None, Choice(("never",))] = None
 
     priority: Annotated[int | None, Number(-(1 << 31), (1 << 31) - 1)] = None
-    cache_salt: Annotated[str | None, Text(1, 64, without="@/\\\0")] = None
+    cache_salt: Annotated[str | None, _CACHE_SALT] = None
     user: Annotated[str | None, Text(0, 512)] = None
     metadata: Annotated[dict[str, str] | None, Items(0, 16, Text(0, 512), keys=Text(0, 64))] = None
     store: bool | None = None
@@ -252,19 +256,20 @@ def decode_error(error: Exception, path: str = "") -> ApiError:
 
 
 def check_depth(body: bytes) -> None:
-    """Refuse JSON nested deeper than MAX_DEPTH. Linear, and free for bodies with few brackets.
+    """Refuse JSON nested deeper than --max-json-depth. Linear, and free for bodies with few brackets.
 
     Raises ApiError, or what msgspec raises for a body that is no JSON.
     """
-    if body.count(b"{") + body.count(b"[") <= MAX_DEPTH:
+    max_depth = most("max_json_depth")
+    if body.count(b"{") + body.count(b"[") <= max_depth:
         return
     if body.count(b"\\") > _MANY_ESCAPES:
-        _check_depth_of(msgspec.json.decode(body))
+        _check_depth_of(msgspec.json.decode(body), max_depth)
         return
     brackets = _STRINGS.sub(b"", body).translate(_ONE_KIND, _NOT_BRACKETS)
     if len(brackets) > 2 * _MAX_CONTAINERS:
         raise ApiError(INVALID_JSON, f"The request body has more than {_MAX_CONTAINERS} objects and arrays.")
-    for _ in range(MAX_DEPTH):
+    for _ in range(max_depth):
         if not brackets:
             return
         brackets = brackets.replace(b"[]", b"")
@@ -272,10 +277,10 @@ def check_depth(body: bytes) -> None:
         raise _too_deep()
 
 
-def _check_depth_of(value: object) -> None:
+def _check_depth_of(value: object, max_depth: int) -> None:
     """The same for decoded JSON: level by level, since each may hold many values."""
     level = [[value]]
-    for _ in range(MAX_DEPTH + 1):
+    for _ in range(max_depth + 1):
         parents = [parent.values() if isinstance(parent, dict) else parent for parent in level]
         level = [child for parent in parents for child in parent if type(child) in (dict, list)]  # type: ignore[union-attr]
         if not level:
@@ -284,4 +289,5 @@ def _check_depth_of(value: object) -> None:
 
 
 def _too_deep() -> ApiError:
-    return ApiError(INVALID_JSON, f"The request body is nested deeper than {MAX_DEPTH} levels.")
+    depth, by = most("max_json_depth"), flag("max_json_depth")
+    return ApiError(INVALID_JSON, f"The request body is nested deeper than {depth} levels ({by}).")

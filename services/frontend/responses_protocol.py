@@ -13,8 +13,8 @@ import msgspec
 from quire.shared.errors import INVALID_VALUE, MISSING_PARAMETER, UNSUPPORTED_VALUE, ApiError, echo
 
 from .bounds import MAX_ID, Choice, Items, Json, Number, Text, check, out_of_bounds
-from .chat_protocol import MAX_MESSAGES
-from .chat_tools import MAX_TOOLS, OBJECT, ToolFunction, ToolUse
+from .chat_protocol import MESSAGES
+from .chat_tools import OBJECT, ToolFunction, ToolUse
 from .constraint_fields import JsonSchema, ResponseFormat
 from .protocol import ABSENT, decode, json_of, refuse_unsupported, unsupported
 
@@ -49,7 +49,7 @@ class ResponseItem(msgspec.Struct):
     summary: _Parts = None
 
 
-Input = Annotated[str | list[ResponseItem], _LARGE_TEXT, Items(1, MAX_MESSAGES)]
+Input = Annotated[str | list[ResponseItem], _LARGE_TEXT, MESSAGES]
 
 
 class ResponseTool(msgspec.Struct):
@@ -93,7 +93,7 @@ class ResponsesRequest(msgspec.Struct, kw_only=True):
     max_output_tokens: Annotated[int | None, Number(1, MAX_ID)] = None
     temperature: Annotated[float | None, Number(0, 2)] = None
     top_p: Annotated[float | None, Number(0, 1, is_open=True)] = None
-    tools: Annotated[list[ResponseTool] | None, Items(0, MAX_TOOLS)] = None
+    tools: Annotated[list[ResponseTool] | None, Items(0, setting="max_tools")] = None
     tool_choice: Annotated[str | ChosenTool | None, Choice(("none", "auto", "required"))] = None
     parallel_tool_calls: bool | None = None
     text: ResponseText | None = None

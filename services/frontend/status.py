@@ -19,7 +19,6 @@ from .answers import encode
 from .exchange import Exchange
 from .known_services import as_json, kind_of
 from .operations import model_json
-from .protocol import MAX_CHOICES, MAX_DEPTH, MAX_LOGPROBS
 
 if TYPE_CHECKING:
     from .app import Application
@@ -62,7 +61,7 @@ async def status(app: Application, exchange: Exchange) -> None:
 
 
 def _limits(app: Application) -> dict[str, Any]:
-    """Flags of the groups that bound something, by name, and the bounds that are no flags."""
+    """Flags of the groups that bound something, by name, and what bounds follow from the model."""
     card, admission = app.client.card, app.admission
     shown: dict[str, Any] = {
         name: getattr(app.config, name)
@@ -74,7 +73,6 @@ def _limits(app: Application) -> dict[str, Any]:
     shown["keep_alive_interval"] = app.config.keep_alive_interval
     shown["shutdown_timeout"] = app.config.shutdown_timeout
     shown["file_descriptors"] = app.listener.descriptor_limit
-    shown["json_depth"], shown["choices"], shown["logprobs"] = MAX_DEPTH, MAX_CHOICES, MAX_LOGPROBS
     if card is not None:
         shown |= card.limits
         shown |= {name: getattr(card, name) for name in ("max_model_len", "max_num_seqs", "num_kv_tokens")}

@@ -82,7 +82,8 @@ class ChatTemplate:
         special_text: SpecialText,
         untrusted: Untrusted | None = None,
     ) -> None:
-        environment = make_environment()
+        self._untrusted = untrusted or Untrusted()
+        environment = make_environment(self._untrusted.render_limits)
         self._sources = sources
         self._templates: dict[str, tuple[jinja2.Template, ContentForm]] = {
             name: (environment.from_string(source), content_form(environment, source))
@@ -90,7 +91,6 @@ class ChatTemplate:
         }
         self._named_tokens = named_tokens
         self._special_text = special_text
-        self._untrusted = untrusted or Untrusted()
 
     @property
     def is_there(self) -> bool:
@@ -133,7 +133,7 @@ class ChatTemplate:
         if chat.is_untrusted:
             text = self._render_untrusted(chat, chat.chat_template or self._sources[name], variables)
         else:
-            text = run(self._templates[name][0], variables)
+            text = run(self._templates[name][0], variables, self._untrusted.render_limits)
         if tag:
             text = _cut_at(text, tag)
         revealed = shield.reveal(text)

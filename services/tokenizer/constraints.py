@@ -22,25 +22,37 @@ from .lark import literal, regex_rule
 from .structural_tags import structural_grammar
 from .untrusted import Untrusted
 
-MAX_BYTES = {"json": 64 << 10, "regex": 4 << 10, "choice": 64 << 10, "grammar": 64 << 10, "structural_tag": 64 << 10}
-"""By kind, of the body."""
+
+def max_bytes(schema: int = 64 << 10, regex: int = 4 << 10) -> dict[str, int]:
+    """Of the body, by kind; as --max-schema-size and --max-regex-size say."""
+    return {"json": schema, "regex": regex, "choice": schema, "grammar": schema, "structural_tag": schema}
+
+
+MAX_BYTES = max_bytes()
 MAX_CHOICES = 1024
 MAX_CACHED_BYTES = 8 << 20
 _UNIMPLEMENTED = re.compile(r"Unimplemented keys: (\[.*?\])")
 
 
-def grammar_text(constraint: Constraint, special_ids: Mapping[str, int], untrusted: Untrusted) -> str:
+def grammar_text(
+    constraint: Constraint,
+    special_ids: Mapping[str, int],
+    untrusted: Untrusted,
+    most: Mapping[str, int] = MAX_BYTES,
+) -> str:
     """The constraint in llguidance's form, not yet checked by it. Raises ApiError.
 
     special_ids: of the strings that are special tokens.
     """
     kind, body, field = constraint.kind, constraint.body, constraint.field
-    limit = MAX_BYTES.get(kind)
+    limit = most.get(kind)
     if limit is None:
         raise ApiError(INVALID_VALUE, f"{field} has a constraint of the kind {echo(kind)}, which is not known", field)
     size = len(body.encode())
     if not 1 <= size <= limit:
-        raise ApiError(INVALID_VALUE, f"{field} has {size} bytes of {kind}; 1 to {limit} are allowed", field)
+        flag = "--max-regex-size" if kind == "regex" else "--max-schema-size"
+        message = f"{field} has {size} bytes of {kind}; 1 to {limit} are allowed ({flag})"
+        raise ApiError(INVALID_VALUE, message, field)
     match kind:
         case "json":
             return _json_grammar(constraint)
@@ -114,8 +126,11 @@ def _unusable(field: str, problem: str) -> ApiError:
 class Constraints:
     """Grammars of one checkpoint's constraints, with those that were checked lately. Thread-safe."""
 
-    def __init__(self, special_ids: Mapping[str, int], untrusted: Untrusted) -> None:
+    def __init__(
+        self, special_ids: Mapping[str, int], untrusted: Untrusted, most: Mapping[str, int] = MAX_BYTES
+    ) -> None:
         self._special_ids = special_ids
+        self._most = most
         self._untrusted = untrusted
         self._checked: ByteLru[str] = ByteLru(MAX_CACHED_BYTES)
         self._lock = threading.Lock()
@@ -131,7 +146,7 @@ class Constraints:
         with self._lock:
             text = self._checked.get(key)
         if text is None:
-            text = grammar_text(constraint, self._special_ids, self._untrusted)
+            text = grammar_text(constraint, self._special_ids, self._untrusted, self._most)
             outcome = self._untrusted.run(Program("constraint", text))
             if outcome.result != "ok":
                 raise _unusable(constraint.field, outcome.text)

@@ -19,7 +19,7 @@ from quire.shared.model_files import DEMO_MODEL, DEMO_NAME, find_model, read_gen
 from quire.shared.output_formats import REASONING_FORMATS, reasoning_format_of, tool_format_of
 
 from .chat_template import ChatTemplate
-from .constraints import Constraints
+from .constraints import Constraints, max_bytes
 from .special_text import SpecialText
 from .tokenizer import Rendered, TextTokenizer
 from .tokenizer_files import TokenizerFiles, TokenizerFilesError, read_tokenizer_files
@@ -74,7 +74,7 @@ def load_model(config: TokenizerConfig) -> Model:
     tokenizer = TextTokenizer(files)
     tokenizer.texts.grow(vocab_size)
     where = config.chat_template or str(folder)
-    untrusted = Untrusted(config.helper_timeout, config.helper_memory)
+    untrusted = Untrusted(config.helper_timeout, config.helper_memory, config.max_rendered_size)
     if folder != DEMO_MODEL or config.chat_template:
         _try_templates(files, untrusted, where)
     template = compile_templates(files, tokenizer.special_text, where, untrusted)
@@ -93,7 +93,8 @@ def load_model(config: TokenizerConfig) -> Model:
     names = list(config.served_model_name) or [_name(root)]
     tool_format, reasoning_format = _output_formats(config, "\n".join(files.chat_templates.values()))
     marks = reasoning_ids(tokenizer, reasoning_format)
-    constraints = Constraints(tokenizer.special_token_ids, untrusted)
+    most = max_bytes(config.max_schema_size, config.max_regex_size)
+    constraints = Constraints(tokenizer.special_token_ids, untrusted, most)
     return Model(
         names, root, int(time.time()), tokenizer, template, defaults,
         tool_format, reasoning_format, marks, constraints,

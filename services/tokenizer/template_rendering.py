@@ -16,13 +16,20 @@ import jinja2
 import jinja2.ext
 import jinja2.nodes
 import jinja2.parser
+import msgspec
 from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from quire.shared.errors import CHAT_TEMPLATE_ERROR, ApiError, echo
 
-MAX_SECONDS = 1.0
-MAX_CHARS = 16 << 20
+
+class RenderLimits(msgspec.Struct, frozen=True):
+    """Of one rendering."""
+
+    seconds: float = 1.0
+    max_chars: int = 16 << 20
+
+
 _MAX_POWER_BITS = 4096
 
 
@@ -59,11 +66,12 @@ class _Environment(ImmutableSandboxedEnvironment):
     """Jinja's sandbox, and no operator whose one step takes for ever or all memory."""
 
     intercepted_binops = frozenset(("*", "**", "%"))
+    max_chars = RenderLimits().max_chars
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         if operator == "**" and _power_bits(left, right) > _MAX_POWER_BITS:
             raise SecurityError("a power is too large")
-        if operator == "*" and _repeated_length(left, right) > MAX_CHARS:
+        if operator == "*" and _is_repetition_longer(left, right, self.max_chars):
             raise SecurityError("a repetition is too long")
         if operator == "%" and isinstance(left, str) and any(len(part) > 3 for part in _digits(left)):
             raise SecurityError("a format is too wide")
@@ -76,40 +84,41 @@ def _power_bits(left: Any, right: Any) -> float:
     return 0
 
 
-def _repeated_length(left: Any, right: Any) -> int:
+def _is_repetition_longer(left: Any, right: Any, max_chars: int) -> bool:
     if isinstance(left, int) and isinstance(right, int):
-        return 0 if left.bit_length() + right.bit_length() <= _MAX_POWER_BITS else MAX_CHARS + 1
+        return left.bit_length() + right.bit_length() > _MAX_POWER_BITS
     for sequence, times in ((left, right), (right, left)):
         if isinstance(sequence, (str, bytes, list, tuple)) and isinstance(times, int):
-            return len(sequence) * times
-    return 0
+            return len(sequence) * times > max_chars
+    return False
 
 
 def _digits(text: str) -> list[str]:
     return "".join(character if character.isdigit() else " " for character in text).split()
 
 
-def make_environment() -> jinja2.Environment:
+def make_environment(limits: RenderLimits = RenderLimits()) -> jinja2.Environment:  # noqa: B008  a frozen value
     environment = _Environment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, jinja2.ext.loopcontrols]
     )
+    environment.max_chars = limits.max_chars
     environment.filters["tojson"] = _tojson
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = _strftime_now
     return environment
 
 
-def run(template: jinja2.Template, variables: dict[str, Any]) -> str:
+def run(template: jinja2.Template, variables: dict[str, Any], limits: RenderLimits = RenderLimits()) -> str:  # noqa: B008
     """Render piece by piece, so that a template that goes on for ever is ended. Raises ApiError (400)."""
-    deadline = time.monotonic() + MAX_SECONDS
+    deadline = time.monotonic() + limits.seconds
     pieces: list[str] = []
     length = 0
     try:
         for piece in template.generate(variables):
             pieces.append(piece)
             length += len(piece)
-            if length > MAX_CHARS or time.monotonic() > deadline:
-                raise over_limits()
+            if length > limits.max_chars or time.monotonic() > deadline:
+                raise over_limits(limits)
     except _TemplateRaised as error:
         raise ApiError(CHAT_TEMPLATE_ERROR, echo(str(error)), "messages") from None
     except ApiError:
@@ -130,10 +139,10 @@ def run(template: jinja2.Template, variables: dict[str, Any]) -> str:
     return "".join(pieces)
 
 
-def over_limits() -> ApiError:
+def over_limits(limits: RenderLimits) -> ApiError:
     return ApiError(
         CHAT_TEMPLATE_ERROR,
-        f"the model's chat template makes more than {MAX_CHARS} characters of these messages,"
-        f" or takes longer than {MAX_SECONDS:g} s",
+        f"the model's chat template makes more than {limits.max_chars} characters (--max-rendered-size) of these"
+        f" messages, or takes longer than {limits.seconds:g} s (--helper-timeout)",
         "messages",
     )

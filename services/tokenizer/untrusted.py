@@ -22,6 +22,7 @@ import msgspec
 from quire.shared.messages import Outcome, Program
 
 from .byte_lru import ByteLru
+from .template_rendering import RenderLimits
 
 logger = logging.getLogger("quire.tokenizer")
 
@@ -40,10 +41,14 @@ class HelperLostError(Exception):
 class Untrusted:
     """Runs programs in the helper. Thread-safe; one program at a time."""
 
-    def __init__(self, limit_seconds: float = 1.0, memory_bytes: int = 256 << 20) -> None:
+    def __init__(
+        self, limit_seconds: float = 1.0, memory_bytes: int = 256 << 20, max_rendered_chars: int = 16 << 20
+    ) -> None:
         self._limit_seconds = limit_seconds
         """For one program, once the helper has it."""
         self._memory_bytes = memory_bytes
+        self.render_limits = RenderLimits(limit_seconds, max_rendered_chars)
+        """For templates, wherever they are rendered."""
         self._lock = threading.Lock()
         self._helper: _Helper | None = None
         self._outcomes: ByteLru[Outcome] = ByteLru(_CACHE_BYTES)
@@ -98,7 +103,7 @@ class Untrusted:
         try:
             helper = self._ready_helper()
         except (HelperLostError, TimeoutError, OSError) as error:
-            logger.error("the helper process does not start (%s): python -m %s 0 0 says why", error, _PROGRAM)
+            logger.error("the helper process does not start (%s): python -m %s 0 0 1 1 says why", error, _PROGRAM)
             return Outcome("unavailable", "the server cannot run what requests program at the moment")
         try:
             outcome = helper.ask(payload, self._limit_seconds)
@@ -130,7 +135,7 @@ class Untrusted:
         if self._helper is not None:
             self.num_killed += 1
             self._helper.kill()
-        self._helper = _Helper(self._memory_bytes)
+        self._helper = _Helper(self._memory_bytes, self.render_limits)
         return self._helper
 
     def close(self) -> None:
@@ -143,10 +148,10 @@ class Untrusted:
 class _Helper:
     """One process and its two pipes."""
 
-    def __init__(self, memory_bytes: int) -> None:
+    def __init__(self, memory_bytes: int, limits: RenderLimits) -> None:
         environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", _PROGRAM, str(os.getpid()), str(memory_bytes)],
+            [sys.executable, "-m", _PROGRAM, *map(str, (os.getpid(), memory_bytes, limits.seconds, limits.max_chars))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

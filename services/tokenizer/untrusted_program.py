@@ -27,7 +27,7 @@ from quire.shared.parent_process import die_with_parent
 
 from .byte_lru import ByteLru
 from .chat_messages import content_form
-from .template_rendering import make_environment, run
+from .template_rendering import RenderLimits, make_environment, run
 
 _TEMPLATE_CACHE_BYTES = 1 << 20
 _NOBODY = 65534
@@ -39,8 +39,9 @@ _FORBIDDEN_OS = ("os.system", "os.exec", "os.fork", "os.forkpty", "os.posix_spaw
 class Compiler:
     """What each kind of program is handled with. Templates are kept compiled, within a bound."""
 
-    def __init__(self) -> None:
-        self._environment = make_environment()
+    def __init__(self, limits: RenderLimits) -> None:
+        self._limits = limits
+        self._environment = make_environment(limits)
         self._templates: ByteLru[jinja2.Template] = ByteLru(_TEMPLATE_CACHE_BYTES)
         self._bytes_tokenizer = llguidance.LLTokenizer("byte")
 
@@ -76,7 +77,7 @@ class Compiler:
             template = self._environment.from_string(program.source)
             self._templates.put(key, template, 32 * len(program.source))
         variables: dict[str, Any] = msgspec.json.decode(program.variables_json, type=dict[str, Any])
-        return Outcome("ok", run(template, variables))
+        return Outcome("ok", run(template, variables, self._limits))
 
     def _check_constraint(self, text: str) -> Outcome:
         """A constraint in llguidance's own form. Where it names tokens, they are the engine's to look up."""
@@ -170,8 +171,9 @@ def warm_up(compiler: Compiler) -> None:
 
 def main() -> None:
     parent_pid, memory_bytes = int(sys.argv[1]), int(sys.argv[2])
+    limits = RenderLimits(float(sys.argv[3]), int(sys.argv[4]))
     decoder = msgspec.msgpack.Decoder(Program)
-    compiler = Compiler()
+    compiler = Compiler(limits)
     warm_up(compiler)
     confine(memory_bytes)
     die_with_parent(parent_pid)  # after the change of user, which would undo it

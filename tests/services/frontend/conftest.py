@@ -65,7 +65,7 @@ CARD = ModelCard(
 )
 
 
-def eventually(is_true: Callable[[], object], seconds: float = 10.0) -> None:
+def eventually(is_true: Callable[[], object], seconds: float = 90.0) -> None:
     """Wait for something that must come; the limit only ends a test that has failed."""
     deadline = time.monotonic() + seconds
     while not is_true():
@@ -319,7 +319,7 @@ class Frontend:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:
-            return self.process.wait(10)
+            return self.process.wait(60)
         except subprocess.TimeoutExpired:
             self.process.kill()
             return self.process.wait()

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from quire.services.frontend.bounds import Items, Json, Number, Text, bounds_of
 from quire.services.frontend.chat_protocol import ChatRequest, parse_chat
 from quire.services.frontend.completion_protocol import CompletionRequest, parse_completion
-from quire.services.frontend.protocol import MAX_DEPTH, check_depth
+from quire.services.frontend.field_limits import most
+from quire.services.frontend.protocol import check_depth
 from quire.services.frontend.sampling import sampling_params, text_params
 from quire.shared.errors import ApiError
 from quire.shared.messages import GenerationDefaults, IdsPrompt, ModelCard, TextPrompt
@@ -169,7 +170,7 @@ def test_what_is_not_json_as_expected_is_refused(body: bytes) -> None:
 def test_depth_counts_brackets_outside_strings_only() -> None:
     check_depth(json.dumps({"x": '[{"' * 500, "y": ["\\", "]" * 90]}).encode() * 1)
     nested: Any = 1
-    for _ in range(MAX_DEPTH):
+    for _ in range(most("max_json_depth")):
         nested = [nested]
     check_depth(json.dumps([[]] * 100).encode())
     check_depth(json.dumps(nested).encode())
@@ -185,9 +186,9 @@ def test_depth_is_the_same_however_it_is_measured(escapes: str) -> None:
             nested = [nested] if number % 2 else {"x": nested}
         return json.dumps({"text": escapes, "many": [[]] * 100, "nested": [nested]}).encode()
 
-    check_depth(body(MAX_DEPTH))
+    check_depth(body(most("max_json_depth")))
     with pytest.raises(ApiError):
-        check_depth(body(MAX_DEPTH + 1))
+        check_depth(body(most("max_json_depth") + 1))
 
 
 @settings(max_examples=200, deadline=None)

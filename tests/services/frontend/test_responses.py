@@ -19,7 +19,7 @@ from quire.services.frontend.response_store import ResponseStore, StoredResponse
 
 
 def eventually(is_true: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 90
     while not is_true():
         assert time.monotonic() < deadline, "it never came"
         time.sleep(0.01)

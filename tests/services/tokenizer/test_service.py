@@ -93,7 +93,13 @@ def test_the_report_has_the_card_and_everyone_it_knows(chain: Chain) -> None:
     assert report.card.names == ["demo", "second"]
     assert report.card.max_model_len == 512 and report.card.has_chat_template
     assert report.card.defaults.top_k == 20
-    assert report.card.limits == {"helper_timeout": 1.0, "helper_memory": 256 << 20}
+    assert report.card.limits == {
+        "helper_timeout": 1.0,
+        "helper_memory": 256 << 20,
+        "max_schema_size": 64 << 10,
+        "max_regex_size": 4 << 10,
+        "max_rendered_size": 16 << 20,
+    }
     assert {known.name for known in report.known} == {"engine-0", "worker-0-0", "frontend-0"}
     assert all(known.card is None and not known.known for known in report.known)
     assert "quire_tokenizer_requests" in report.samples
