@@ -67,6 +67,7 @@ ROWS = (
     Row("frozen engine", ("engine-0",), is_freeze=True, unready_within=_AFTER_STALL, ready_within=_AFTER_STALL + 5.0),
     Row("frozen worker", ("worker-0-0",), True, unready_within=_AFTER_STALL, ready_within=_AFTER_STALL + 10.0),
     Row("frozen supervisor", ("launcher-0",), is_freeze=True, is_mended=False, ready_within=1.0),
+    Row("restart frontend", (), command=("frontend",), ready_within=60.0),
     Row("restart tokenizer", (), command=("tokenizer",), ready_within=10.0),
     Row("restart engine", (), command=("engine",), unready_within=1.0),
     Row("restart worker", (), command=("worker",), unready_within=1.0, ready_within=10.0),
