@@ -50,6 +50,7 @@ from .status import status
 from .streaming import Watchdog
 from .tokenization import count_tokens, detokenize, tokenize
 from .tokenizer_client import TokenizerClient
+from .turnstile import Turnstile
 
 logger = logging.getLogger("quire.frontend")
 
@@ -127,6 +128,7 @@ class Application:
         self.watchdog = Watchdog(self.config.keep_alive_interval, self.config.stall_timeout, loop)
         self.listener = listener
         self.parser = BodyParser(loop)
+        self.turnstile = Turnstile(loop)
         self.errors = RecentErrors()
         self.request_log = RequestLog()
         self.spans = Spans.of(self.config, service.name)

@@ -103,6 +103,7 @@ async def generate(app: Application, exchange: Exchange, endpoint: Endpoint) -> 
     held = app.admission.unread(card, exchange.declared_size(max_size))
     with app.admission.enter(card, exchange.key_name, held) as permit:
         body = await exchange.read_json(max_size)
+        await app.turnstile.enter()
         parsed = await endpoint.read(app, exchange, body)
         generates = generates_of(app, exchange, parsed, card, arrival)
         asked = asked_of(endpoint.write_id(generates[0].request_id), parsed, card, arrival)
@@ -152,6 +153,7 @@ class _Generation:
                 await self._stream(answer, tally)
             else:
                 await self._exchange.respond(200, await self._whole(answer, tally))
+            await self._app.turnstile.enter()
         except ApiError as error:
             self._facts.outcome = error.code
             if error.code in _FULL_BELOW:
