@@ -57,6 +57,12 @@ def test_no_collective_of_objects_no_shell_and_no_import_of_what_is_banned(file:
             assert is_off, f"line {node.value.lineno}: {node.arg}"
 
 
+@pytest.mark.parametrize("file", SOURCES, ids=name_of)
+def test_an_assert_is_never_a_check(file: Path) -> None:
+    """It is gone with python -O, and its failure is no answer to anybody."""
+    assert not [node.lineno for node in ast.walk(ast.parse(file.read_text("utf-8"))) if isinstance(node, ast.Assert)]
+
+
 def unbounded_caches(file: Path) -> Iterator[int]:
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.FunctionDef):
