@@ -89,9 +89,8 @@ def all_rounds(sides: Sides, num_requests: int, input_len: int, num_rounds: int)
         found["ratio"] = found[LLM_SIDE]["seconds"] / found[ENGINE_SIDE]["seconds"]
         rounds.append(found)
         if number:
-            print(
-                f"round {number}: {found[LLM_SIDE]['seconds']:.2f} s, {found[ENGINE_SIDE]['seconds']:.2f} s", flush=True
-            )
+            sides_of = (f"{name} {found[name]['seconds']:.2f} s" for name in (LLM_SIDE, ENGINE_SIDE))
+            print(f"round {number}: {', '.join(sides_of)}", flush=True)
     return rounds[1:]
 
 

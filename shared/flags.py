@@ -1,7 +1,7 @@
 """Command-line flags made from configuration structs, so that a setting is written down once.
 
 A field `max_num_seqs: Annotated[int, Flag("...")] = 64` is the flag --max-num-seqs, the variable
-QUIRE_MAX_NUM_SEQS and the attribute config.max_num_seqs. Knows no particular setting: see config.py.
+QUIRE_MAX_NUM_SEQS and the attribute config.max_num_seqs. Knows no particular setting: see config/.
 """
 
 from __future__ import annotations
