@@ -23,6 +23,17 @@ class State(msgspec.Struct, frozen=True):
     """Where arguments, calls and pythonic lead when they are complete."""
 
 
+class ParameterForm(msgspec.Struct, frozen=True):
+    """How a call names its arguments one by one; text around the name, and behind the value."""
+
+    before: str
+    between: str
+    after: str
+    separator: str = ""
+    is_python: bool = False
+    """Values are literals of Python; else bare text where they are strings, and JSON."""
+
+
 class ToolFormat(msgspec.Struct, frozen=True):
     signature: tuple[tuple[str, ...], ...]
     """Templates of this format hold all strings of one of these."""
@@ -36,9 +47,13 @@ class ToolFormat(msgspec.Struct, frozen=True):
     ids: str = "call"
     """call: call_ and 24 digits | short: 9 letters and digits | own: the model's, where it writes one."""
     call: tuple[str, str, str] = ("", "", "")
-    """How a call is written that must be made: before its name, between name and JSON arguments, after."""
-    separator: str | None = None
-    """Between two such calls; None: a forced answer has one."""
+    """How a call is written that must be made: before its name, between name and arguments, after."""
+    section: tuple[str, str, str] | None = ("", "", "")
+    """Before the first of such calls, between two, after the last; None: an answer has one call at most."""
+    parameter: ParameterForm | None = None
+    """None: arguments are a JSON object."""
+    is_numbered: bool = False
+    """A colon and a number follow a call's name."""
 
 
 class ReasoningFormat(msgspec.Struct, frozen=True):
@@ -77,6 +92,7 @@ TOOL_FORMATS: dict[str, ToolFormat] = {
             "between": State("nothing", _HARMONY_STARTS),
         },
         call=("<|channel|>commentary to=functions.", " <|constrain|>json<|message|>", ""),
+        section=None,
     ),
     "kimi_k2": ToolFormat(
         signature=(("<|tool_calls_section_begin|>",),),
@@ -88,11 +104,9 @@ TOOL_FORMATS: dict[str, ToolFormat] = {
         },
         is_unmistakable=True,
         ids="own",
-        call=(
-            "<|tool_calls_section_begin|><|tool_call_begin|>functions.",
-            ":0<|tool_call_argument_begin|>",
-            "<|tool_call_end|><|tool_calls_section_end|>",
-        ),
+        call=("<|tool_call_begin|>functions.", "<|tool_call_argument_begin|>", "<|tool_call_end|>"),
+        section=("<|tool_calls_section_begin|>", "", "<|tool_calls_section_end|>"),
+        is_numbered=True,
     ),
     "deepseek_v3": ToolFormat(
         signature=(("<｜tool▁calls▁begin｜>", "```json"),),
@@ -105,11 +119,8 @@ TOOL_FORMATS: dict[str, ToolFormat] = {
             "arguments": State("arguments", {"<｜tool▁call▁end｜>": "section"}, then="section"),
         },
         is_unmistakable=True,
-        call=(
-            "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>",
-            "\n```json\n",
-            "\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
-        ),
+        call=("<｜tool▁call▁begin｜>function<｜tool▁sep｜>", "\n```json\n", "\n```<｜tool▁call▁end｜>"),
+        section=("<｜tool▁calls▁begin｜>", "\n", "<｜tool▁calls▁end｜>"),
     ),
     "deepseek_v31": ToolFormat(
         signature=(("<｜tool▁calls▁begin｜>",),),
@@ -120,11 +131,8 @@ TOOL_FORMATS: dict[str, ToolFormat] = {
             "arguments": State("arguments", {"<｜tool▁call▁end｜>": "section"}, then="section"),
         },
         is_unmistakable=True,
-        call=(
-            "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>",
-            "<｜tool▁sep｜>",
-            "<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
-        ),
+        call=("<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>"),
+        section=("<｜tool▁calls▁begin｜>", "", "<｜tool▁calls▁end｜>"),
     ),
     "mistral": ToolFormat(
         signature=(("[TOOL_CALLS]",),),
@@ -139,13 +147,13 @@ TOOL_FORMATS: dict[str, ToolFormat] = {
         is_unmistakable=True,
         ids="short",
         call=("[TOOL_CALLS]", "[ARGS]", ""),
-        separator="",
     ),
     "granite": ToolFormat(
         signature=(("<|tool_call|>",),),
         opens={"<|tool_call|>": "calls"},
         states={"calls": State("calls", {"<|tool_call|>": "calls"}, then="answer")},
-        call=('<|tool_call|>[{"name": "', '", "arguments": ', "}]"),
+        call=('{"name": "', '", "arguments": ', "}"),
+        section=("<|tool_call|>[", ", ", "]"),
     ),
     "glm": ToolFormat(
         signature=(("<arg_key>", "<tool_call>"),),
@@ -157,11 +165,17 @@ TOOL_FORMATS: dict[str, ToolFormat] = {
             "middle": State("nothing", {"<arg_value>": "value", "</tool_call>": "answer"}),
             "value": State("value", {"</arg_value>": "parameters"}),
         },
+        call=("<tool_call>", "\n", "</tool_call>"),
+        section=("", "\n", ""),
+        parameter=ParameterForm("<arg_key>", "</arg_key>\n<arg_value>", "</arg_value>\n"),
     ),
     "qwen3_coder": ToolFormat(
         signature=(("<function=", "<parameter="),),
         opens={"<tool_call>": "section", "<function=": "name"},
         states=_xml("answer"),
+        call=("<tool_call>\n<function=", ">\n", "</function>\n</tool_call>"),
+        section=("", "\n", ""),
+        parameter=ParameterForm("<parameter=", ">\n", "\n</parameter>\n"),
     ),
     "hermes": ToolFormat(
         signature=(("<tool_call>",),),
@@ -171,7 +185,7 @@ TOOL_FORMATS: dict[str, ToolFormat] = {
             "end": State("nothing", {"</tool_call>": "answer", "<tool_call>": "calls"}),
         },
         call=('<tool_call>\n{"name": "', '", "arguments": ', "}\n</tool_call>"),
-        separator="\n",
+        section=("", "\n", ""),
     ),
     "pythonic": ToolFormat(
         signature=(("<|python_start|>",), ("[func_name1(params_name1",)),
@@ -181,6 +195,9 @@ TOOL_FORMATS: dict[str, ToolFormat] = {
             "pythonic": State("pythonic", {"<|python_end|>": "answer"}, then="end"),
             "end": State("lead", {"<|python_end|>": "answer", "<|python_start|>": "pythonic"}, {"": "text"}),
         },
+        call=("", "(", ")"),
+        section=("[", ", ", "]"),
+        parameter=ParameterForm("", "=", "", separator=", ", is_python=True),
     ),
     "llama3_json": ToolFormat(
         signature=(("<|python_tag|>",), ('{"name": function name, "parameters"',)),
@@ -191,6 +208,7 @@ TOOL_FORMATS: dict[str, ToolFormat] = {
             "end": State("lead", {";": "end", "<|python_tag|>": "calls"}, {"{": "calls", "": "text"}),
         },
         call=('{"name": "', '", "parameters": ', "}"),
+        section=("", "; ", ""),
     ),
 }
 """In the order in which a template is tried: the more particular signature first."""

@@ -16,16 +16,27 @@ from quire.shared.output_formats import TOOL_FORMATS, ToolFormat
 
 from .chat_tools import ToolFunction, ToolUse
 from .protocol import GenerationRequest, decode_part, unsupported
+from .written_calls import Node, UnwritableError, call_node, calls_node, channels, free_node
 
 _FALLBACK = "hermes"
-"""How forced calls are written where the model's own form is no JSON: the grammar has it write this."""
+"""How forced calls are written where the model's own form is not known, or cannot hold to a schema."""
 
 
 def written_format(tool_format: str, use: ToolUse, has_json: bool = False) -> str:
     """The name of the format that the answer will be in; `has_json`: what is no call has to be JSON."""
-    if use.choice not in ("required", "named") and not (has_json and tool_format):
+    is_forced = use.choice in ("required", "named")
+    if not is_forced and not (has_json and tool_format):
         return tool_format
-    return tool_format if tool_format in TOOL_FORMATS and TOOL_FORMATS[tool_format].call[0] else _FALLBACK
+    tools = TOOL_FORMATS.get(tool_format)
+    if tools is None:
+        return _FALLBACK
+    try:
+        for one in use.functions:
+            if is_forced or one.strict:
+                call_node(tools, one.name, one.parameters or {})
+    except UnwritableError:
+        return _FALLBACK
+    return tool_format
 
 
 def is_json_format(request: GenerationRequest) -> bool:
@@ -40,7 +51,7 @@ def answer_constraint(asked: Constraint | None, tool_format: str, use: ToolUse) 
     """
     is_json_text = asked is not None and asked.kind == "json" and asked.field == "response_format"
     if asked is not None and is_json_text and use.choice == "auto" and tool_format:
-        return _json_or_calls(asked, TOOL_FORMATS[written_format(tool_format, use, True)], use)
+        return _json_or_calls(asked, written_format(tool_format, use, True), use)
     of_calls = call_constraint(tool_format, use)
     if asked is None or (of_calls is not None and is_json_text):
         return of_calls
@@ -50,11 +61,14 @@ def answer_constraint(asked: Constraint | None, tool_format: str, use: ToolUse) 
     return asked
 
 
-def _json_or_calls(asked: Constraint, tools: ToolFormat, use: ToolUse) -> Constraint:
-    schema = decode_part(asked.body.encode(), Any, asked.field)
-    tags = [_tag(tools, one, one.parameters) if one.strict else _free_tag(tools, one) for one in use.functions]
-    calls = _calls(tools, use, tags)
-    node = {"type": "or", "elements": [{"type": "json_schema", "json_schema": schema}, calls]}
+def _json_or_calls(asked: Constraint, tool_format: str, use: ToolUse) -> Constraint:
+    tools = TOOL_FORMATS[tool_format]
+    text: Node = {"type": "json_schema", "json_schema": decode_part(asked.body.encode(), Any, asked.field)}
+    calls = [call_node(tools, one.name, one.parameters or {} if one.strict else None) for one in use.functions]
+    if tools.section is None:
+        node = channels([*calls, {"type": "tag", "begin": "<|channel|>final<|message|>", "content": text, "end": ""}])
+    else:
+        node = {"type": "or", "elements": [text, calls_node(tools, calls, not use.is_parallel)]}
     made = _constraint(node, asked.field)
     return msgspec.structs.replace(made, is_whitespace_flexible=asked.is_whitespace_flexible)
 
@@ -64,46 +78,25 @@ def call_constraint(tool_format: str, use: ToolUse) -> Constraint | None:
     if use.choice in ("required", "named"):
         tools = TOOL_FORMATS[written_format(tool_format, use)]
         allowed = [one for one in use.functions if use.choice == "required" or one.name == use.name]
-        return _constraint(_calls(tools, use, [_tag(tools, one, one.parameters) for one in allowed]), "tool_choice")
+        calls = [call_node(tools, one.name, one.parameters or {}) for one in allowed]
+        return _constraint(calls_node(tools, calls, use.choice == "named" or not use.is_parallel), "tool_choice")
     if use.choice != "auto" or not any(one.strict for one in use.functions):
         return None
     tools = TOOL_FORMATS.get(tool_format)
-    if tools is None or not tools.call[0]:
-        raise unsupported("tools", "with strict: true in this model's form of calls")
-    before = tools.call[0]
-    return _constraint(
-        {
-            "type": "triggered_tags",
-            "triggers": [next((marker for marker in tools.opens if before.startswith(marker)), before)],
-            "tags": [_tag(tools, one, one.parameters if one.strict else None) for one in use.functions],
-            "stop_after_first": not use.is_parallel,
-        },
-        "tools",
-    )
+    if tools is None:
+        raise unsupported("tools", "with strict: true, since this model's form of calls is not known")
+    calls = [_strict_or_free(tools, one) for one in use.functions]
+    return _constraint(free_node(tools, calls, not use.is_parallel), "tools")
 
 
-def _calls(tools: ToolFormat, use: ToolUse, tags: list[dict[str, Any]]) -> dict[str, Any]:
-    """Calls and nothing else."""
-    return {
-        "type": "tags_with_separator",
-        "tags": tags,
-        "separator": tools.separator or "",
-        "at_least_one": True,
-        "stop_after_first": use.choice == "named" or not use.is_parallel or tools.separator is None,
-    }
+def _strict_or_free(tools: ToolFormat, function: ToolFunction) -> Node:
+    """Raises ApiError."""
+    try:
+        return call_node(tools, function.name, function.parameters or {} if function.strict else {})
+    except UnwritableError as part:
+        detail = f"with strict: true and {part} in the parameters of {function.name}, in this model's form of calls,"
+        raise unsupported("tools", detail) from None
 
 
-def _free_tag(tools: ToolFormat, function: ToolFunction) -> dict[str, Any]:
-    """A call whose arguments are as the model writes them."""
-    return {**_tag(tools, function, None), "content": {"type": "any_text"}}
-
-
-def _tag(tools: ToolFormat, function: ToolFunction, schema: dict[str, Any] | None) -> dict[str, Any]:
-    before, between, after = tools.call
-    schema = {"type": "object", **(schema or {})}
-    content = {"type": "json_schema", "json_schema": schema}
-    return {"type": "tag", "begin": before + function.name + between, "content": content, "end": after}
-
-
-def _constraint(node: dict[str, Any], field: str) -> Constraint:
+def _constraint(node: Node, field: str) -> Constraint:
     return Constraint("structural_tag", msgspec.json.encode({"format": node}).decode(), field)

@@ -25,7 +25,7 @@ encode_text = msgspec.json.Encoder().encode
 
 def json_of_text(written: str, schema: Any) -> str:
     """A value written as bare text, as JSON: a string where the schema says so or nothing else fits."""
-    if _is_string(schema):
+    if is_string(schema):
         return _quoted(written)
     bare = written.strip()
     word = _WORDS.get(bare)
@@ -47,7 +47,8 @@ def json_of_literal(written: str) -> str:
     return value if not written[rest:].strip() else _quoted(written.strip())
 
 
-def _is_string(schema: Any) -> bool:
+def is_string(schema: Any) -> bool:
+    """Whether a value of this schema is a string for certain, and so written without quotes."""
     if not isinstance(schema, dict):
         return False
     kind = schema.get("type")
@@ -73,7 +74,9 @@ def _value(text: str, position: int, depth: int) -> tuple[str, int]:
             raise ValueError("not a literal")
         return _WORDS[match["word"]], match.end()
     if match["string"]:
-        return _quoted(_ESCAPE.sub(_unescaped, match["string"][1:-1])), match.end()
+        text = _ESCAPE.sub(_unescaped, match["string"][1:-1])
+        # Two escapes may be the halves of one character, as JSON writes them.
+        return _quoted(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")), match.end()
     closing = {"[": "]", "(": ")", "{": "}"}.get(match["sign"])
     if closing is None:
         raise ValueError("not a literal")
@@ -106,5 +109,5 @@ def _unescaped(match: re.Match[str]) -> str:
     code = match[1]
     if code[0] in "xuU" and len(code) > 1:
         number = int(code[1:], 16)
-        return chr(number) if number < 0x110000 and not 0xD800 <= number < 0xE000 else "\N{REPLACEMENT CHARACTER}"
+        return chr(number) if number < 0x110000 else "\N{REPLACEMENT CHARACTER}"
     return _ESCAPED.get(code, code)

@@ -7,14 +7,14 @@ be nested. Tool calls in a format's markers are written in it too. Called by con
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from quire.shared.errors import INVALID_VALUE, UNSUPPORTED_VALUE, ApiError, echo
 
-from .lark import literal_with_specials, regex_rule, token
+from .lark import literal_with_specials, regex_rule
 
 MAX_DEPTH = 32
 MAX_NODES = 4096
@@ -98,7 +98,7 @@ class _Writer:
     # --- leaves -----------------------------------------------------------------------------------------
 
     def _const_string(self, node: Node, depth: int) -> str:
-        return self._literal(self._text(node, "value"))
+        return "" if node.get("value") == "" else self._literal(self._text(node, "value"))
 
     def _json_schema(self, node: Node, depth: int) -> str:
         schema = node.get("json_schema")
@@ -109,7 +109,7 @@ class _Writer:
         return self._rule("%json " + msgspec.json.encode({**schema, "x-guidance": options}).decode())
 
     def _regex(self, node: Node, depth: int) -> str:
-        return self._rule(regex_rule(self._text(node, "pattern")))
+        return self._without(regex_rule(self._text(node, "pattern")), self._excludes(node))
 
     def _grammar(self, node: Node, depth: int) -> str:
         name = f"grammar_{len(self._side_grammars)}"
@@ -117,7 +117,7 @@ class _Writer:
         return f"@{name}"
 
     def _any_text(self, node: Node, depth: int) -> str:
-        return self._rule(_ANY_TEXT)
+        return self._without(_ANY_TEXT, self._excludes(node))
 
     # --- several ----------------------------------------------------------------------------------------
 
@@ -126,7 +126,7 @@ class _Writer:
 
     def _or(self, node: Node, depth: int) -> str:
         alternatives = [self._write(element, depth + 1) or '""' for element in self._list(node, "elements")]
-        return self._rule(" | ".join(alternatives))
+        return self._any_of(alternatives)
 
     def _repeated(self, node: Node, depth: int, sign: str) -> str:
         content = self._write(node.get("content"), depth + 1)
@@ -138,20 +138,25 @@ class _Writer:
         """begin (without its first `skip` characters), content, end."""
         begin = self._literal(self._text(node, "begin", may_be_empty=True)[skip:])
         content, end = node.get("content"), self._text(node, "end", may_be_empty=True)
-        if isinstance(content, dict) and content.get("type") == "any_text" and end:
-            return _joined([begin, self._text_up_to(end)])
+        if isinstance(content, dict) and content.get("type") in ("any_text", "regex") and end:
+            is_any = content["type"] == "any_text"
+            pattern = _ANY_TEXT if is_any else regex_rule(f"(?:{self._text(content, 'pattern')})")
+            if is_any or "excludes" in content:
+                return _joined([begin, self._text_up_to(end, pattern, self._excludes(content))])
         return _joined([begin, self._write(content, depth + 1), self._literal(end)])
 
-    def _text_up_to(self, end: str) -> str:
-        """Any text and then `end`, which ends it where it comes first."""
+    def _text_up_to(self, end: str, text: str = _ANY_TEXT, excludes: Sequence[str] = ()) -> str:
+        """Text without `excludes`, and then `end`, which ends it where it comes first."""
         at = min((end.find(name) for name in self._special_ids if name in end), default=None)
-        if at is not None:  # text never holds a special token
-            return _joined([self._rule(f"/(.|\\n)*{_regex_of(end[:at])}/"), self._literal(end[at:])])
-        return self._rule(f"/(.|\\n)*{_regex_of(end)}/", lazy=True)
+        if at is None:
+            return self._without(text, excludes, _regex_of(end), is_lazy=True)
+        # Text never holds a special token.
+        return _joined([self._without(text, excludes, _regex_of(end[:at])), self._literal(end[at:])])
 
     def _triggered_tags(self, node: Node, depth: int) -> str:
         """Free text; a trigger in it begins one of the tags."""
         triggers = [self._text({"trigger": trigger}, "trigger") for trigger in self._list(node, "triggers")]
+        excludes = self._excludes(node)
         by_trigger: dict[str, list[str]] = {trigger: [] for trigger in triggers}
         for tag in self._list(node, "tags"):
             begin = self._text(tag if isinstance(tag, dict) else {}, "begin")
@@ -159,22 +164,18 @@ class _Writer:
             if trigger is None:
                 raise self._wrong(f"begin with one of the triggers, which {echo(begin)} does not")
             by_trigger[trigger].append(self._tag(tag, depth + 1, skip=len(trigger)) or '""')
-        calls = [
-            _joined([self._trigger(trigger), self._rule(" | ".join(tags))])
-            for trigger, tags in by_trigger.items()
-            if tags
-        ]
-        call = self._rule(" | ".join(calls))
+        calls = []
+        for trigger, tags in by_trigger.items():
+            others = [other for other in triggers if other != trigger]
+            if tags:
+                calls.append(_joined([self._text_up_to(trigger, excludes=[*others, *excludes]), self._any_of(tags)]))
+        call = self._any_of(calls)
+        # A trigger that no tag follows is none of free text.
+        free = self._without(_ANY_TEXT, [*triggers, *excludes])
         if node.get("stop_after_first"):
-            return call if node.get("at_least_one") else self._rule(f"{call} | {self._rule(_ANY_TEXT)}")
+            return call if node.get("at_least_one") else self._rule(f"{call} | {free}")
         repeated = f"({call})+" if node.get("at_least_one") else f"({call})*"
-        return _joined([self._rule(repeated), self._rule(_ANY_TEXT)])
-
-    def _trigger(self, trigger: str) -> str:
-        """Free text that ends with the trigger where it comes first."""
-        if trigger in self._special_ids:
-            return _joined([self._rule(_ANY_TEXT), token(self._special_ids[trigger])])
-        return self._rule(f"/(.|\\n)*{_regex_of(trigger)}/", lazy=True)
+        return _joined([self._rule(repeated), free])
 
     def _tags_with_separator(self, node: Node, depth: int) -> str:
         tags = self._rule(" | ".join(self._tag(tag, depth + 1) or '""' for tag in self._tags(node)))
@@ -184,15 +185,39 @@ class _Writer:
         several = _joined([tags, f"({_joined([separator, tags])})*"])
         return several if node.get("at_least_one") else self._rule(f"({several})?")
 
+    def _any_of(self, expressions: Sequence[str]) -> str:
+        return self._rule(" | ".join(expressions))
+
     # --- parts ------------------------------------------------------------------------------------------
 
     def _tags(self, node: Node) -> list[Node]:
         return [tag if isinstance(tag, dict) else {} for tag in self._list(node, "tags")]
 
-    def _rule(self, expression: str, lazy: bool = False) -> str:
+    def _rule(self, expression: str) -> str:
         name = f"part_{len(self._rules)}"
-        self._rules.append(f"{name}{'[lazy]' if lazy else ''}: {expression}")
+        self._rules.append(f"{name}: {expression}")
         return name
+
+    def _without(self, text: str, excludes: Sequence[str], end: str = "", is_lazy: bool = False) -> str:
+        """A terminal: text (a regular expression in slashes) in which none of `excludes` is, then `end`, another one.
+
+        is_lazy: it ends where `end` comes first.
+        """
+        name = f"PART_{len(self._rules)}"
+        whole = f"{text[:-1]}{end}/"
+        if excludes:
+            # An end may hold what is excluded: it is forbidden where an end still follows.
+            whole += f" & ~/(.|\\n)*({'|'.join(map(_regex_of, excludes))})(.|\\n)*{end}/"
+        self._rules.append(f"{name}: {whole}")
+        if is_lazy:  # an attribute of rules, not of terminals
+            self._rules.append(f"{name.lower()}[lazy]: {name}")
+            return name.lower()
+        return name
+
+    def _excludes(self, node: Node) -> list[str]:
+        if not node.get("excludes"):
+            return []
+        return [self._text({"excludes": one}, "excludes") for one in self._list(node, "excludes")]
 
     def _literal(self, text: str) -> str:
         return literal_with_specials(text, self._special_ids)

@@ -7,7 +7,7 @@ from typing import Any
 
 import openai
 import pytest
-from running_server import RunningServer
+from running_server import RunningServer, serving
 
 
 def tool(name: str, description: str, **parameters: str) -> dict[str, Any]:
@@ -113,3 +113,18 @@ def test_an_answer_in_a_format_may_call_first_and_keeps_the_format_after(client)
         assert either.tool_calls or json.loads(either.content)["sky"]
         forced = client.chat.completions.create(**{**text, "tools": [tool_]}, tool_choice="required").choices[0]
         assert forced.message.tool_calls
+
+
+def test_a_call_that_must_be_made_is_written_in_the_form_that_is_said() -> None:
+    """Arguments one by one, as XML: the demo model has never seen it."""
+    timer = json.loads(json.dumps(TIMER))
+    timer["function"]["parameters"]["properties"]["name"] = {"type": "string", "maxLength": 5}
+    fields = ask("Hello there!", tools=[timer], tool_choice="required", parallel_tool_calls=False, max_tokens=200)
+    flags = ("--tool-parser=qwen3_coder", "--max-num-seqs=4", "--kv-cache-memory=32MiB")
+    with serving(*flags) as server, openai.OpenAI(base_url=server.url + "/v1", api_key="none") as other:
+        (call,) = other.chat.completions.create(**fields).choices[0].message.tool_calls
+        with other.chat.completions.stream(**fields) as stream:
+            (streamed,) = stream.get_final_completion().choices[0].message.tool_calls
+    arguments = json.loads(call.function.arguments)
+    assert isinstance(arguments.pop("minutes"), int) and len(arguments.get("name", "")) <= 5
+    assert streamed.function.arguments == call.function.arguments

@@ -222,6 +222,7 @@ def test_a_bare_value_is_read_as_the_schema_says(written: str, schema: Any, expe
     [
         ("'it\\'s\\n\\x41'", "it's\nA"),
         ('"\\ud800"', "\N{REPLACEMENT CHARACTER}"),
+        ('"\\ud83d\\ude00 \\/"', "😀 /"),
         ("[1, 'a', (True, None)]", [1, "a", [True, None]]),
         ("{'a': {'b': []}}", {"a": {"b": []}}),
         ("-1.5e-3", -0.0015),
