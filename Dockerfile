@@ -32,6 +32,9 @@ FROM ${BASE_IMAGE}
 RUN groupadd --gid 10001 quire && useradd --uid 10001 --gid quire --no-create-home --home-dir /tmp quire \
     && install -d -m 0700 -o quire -g quire /run/quire /hub
 COPY --from=build /opt/quire /opt/quire
+# On a GPU Triton builds what launches its kernels with a C compiler, at the first start.
+RUN ! /opt/quire/bin/python -c "import torch, sys; sys.exit(torch.version.cuda is None)" \
+    || (apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*)
 ENV PATH=/opt/quire/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \

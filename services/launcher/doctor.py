@@ -167,14 +167,15 @@ def _gpus(machine: dict[str, Any]) -> Iterator[Finding]:
     for gpu in machine["gpus"]:
         free = f"{size(gpu['free_bytes'])} of {size(gpu['total_bytes'])} free"
         is_taken = gpu["free_bytes"] < 0.8 * gpu["total_bytes"]
-        remedy = (
-            "another process has the rest; --memory-utilization is a share of what is free to us" if is_taken else ""
-        )
+        remedy = "another process has the rest: give it time to end, or lower --memory-utilization" if is_taken else ""
         yield Finding(
             "note" if is_taken else "fine", f"{gpu['name']} (sm_{gpu['capability']}), {free}, {torch}", remedy
         )
     if machine["gpus"] and not machine["has_triton"]:
         yield Finding("bad", "Triton is not there, which the GPU's kernels are written in", "pip install triton")
+    elif machine["gpus"] and not machine["has_c_compiler"]:
+        text = "there is no C compiler, with which Triton builds what launches the GPU's kernels"
+        yield Finding("bad", text, "install gcc and Python's headers (python3-dev)")
     if not machine["gpus"]:
         has_device = os.path.exists("/dev/nvidiactl")
         if has_device:

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import shutil
 import sys
 from typing import Any
 
@@ -22,6 +24,7 @@ def describe() -> dict[str, Any]:
         "torch": str(torch.__version__),
         "cuda": torch.version.cuda,
         "has_triton": importlib.util.find_spec("triton") is not None,
+        "has_c_compiler": "CC" in os.environ or any(shutil.which(name) for name in ("gcc", "clang")),
         "cpus": usable_cpus(),
         "has_bfloat16": has_native_bfloat16(),
         "memory_bytes": available_bytes(torch.device("cpu")),

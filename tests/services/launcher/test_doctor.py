@@ -15,7 +15,8 @@ from quire.services.launcher import doctor as doctor_module
 from quire.services.launcher.doctor import doctor, findings
 
 MACHINE: dict[str, Any] = {
-    "torch": "2.99", "cuda": None, "has_triton": True, "cpus": 4, "has_bfloat16": True, "memory_bytes": 8 << 30,
+    "torch": "2.99", "cuda": None, "has_triton": True, "has_c_compiler": True, "cpus": 4, "has_bfloat16": True,
+    "memory_bytes": 8 << 30,
     "native": {"level": "avx2", "state": "there", "detail": "/lib"}, "gpus": [],
 }  # fmt: skip
 GPU = {"name": "H200", "capability": "9.0", "free_bytes": 139 << 30, "total_bytes": 140 << 30}
@@ -78,6 +79,8 @@ def test_gpus_are_looked_at(on_machine: Any) -> None:
     assert level_of(on_machine(gpus=[GPU]), "H200") == "fine"
     assert level_of(on_machine(gpus=[{**GPU, "free_bytes": 20 << 30}]), "--memory-utilization") == "note"
     assert level_of(on_machine(gpus=[GPU], has_triton=False), "Triton") == "bad"
+    assert level_of(on_machine(gpus=[GPU], has_c_compiler=False), "no C compiler") == "bad"
+    assert not any("compiler" in said for said in on_machine(has_c_compiler=False)), "a CPU's worker needs none of it"
 
 
 def test_a_gpu_that_torch_does_not_see_is_in_the_way(on_machine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
