@@ -186,6 +186,8 @@ class TextParams(_Message, frozen=True):
     return_token_strings: bool = False
     bad_words: list[str] = []
     """The tokenizer makes token ids of them: single ones, and sequences that the engine minds."""
+    keeps_start: bool = False
+    """Truncation drops the end of a prompt, not its beginning."""
 
 
 class Constraint(_Message, frozen=True):

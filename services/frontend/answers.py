@@ -42,11 +42,16 @@ class Asked(msgspec.Struct):
     logprobs: int | None
     has_prompt_logprobs: bool
     is_echoed: bool
+    """Of text completions: the prompt stands before each answer."""
     is_scoring: bool
     """Only the prompt is wanted: the one token that was run for it is not shown."""
     writes_token_ids: bool
     """Tokens of logprobs are written token_id:N."""
     returns_token_ids: bool
+    tokens_per_chunk: int = 1
+    """Streams: of each choice, behind its first chunk."""
+    echoed_text: str = ""
+    """Of chats: stands before each answer."""
     parsing: Parsing | None = None
     """How reasoning and tool calls are told from text; None: all is text."""
 

@@ -100,6 +100,9 @@ class Items(msgspec.Struct, frozen=True):
                 self.of.check(f"{name}[{index}]", item)
 
 
+_EMPTY_JSON = (b"", b"null", b"[]", b"{}", b'""', b"false")
+
+
 class Json(msgspec.Struct, frozen=True):
     """JSON kept as the client sent it, at most `max_bytes` of it; `kind` is what it is decoded as elsewhere."""
 
@@ -107,6 +110,15 @@ class Json(msgspec.Struct, frozen=True):
     kind: typing.Any = None
     is_refused: bool = False
     """Known, and taken only while it asks for nothing."""
+    instead: str = ""
+    """What a refusal says after a colon."""
+    nothing: tuple[str, ...] = ()
+    """JSON that asks for nothing, beside what is empty."""
+
+    def asks_for_nothing(self, raw: msgspec.Raw) -> bool:
+        text = bytes(raw).strip()
+        return text in _EMPTY_JSON or text.decode() in self.nothing
+
     is_required: bool = False
     setting: str = ""
 

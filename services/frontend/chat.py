@@ -49,6 +49,9 @@ class ChatAnswer(OpenAiEvents):
         if self._asked.returns_token_ids:
             ids = encode(ids_of(self._prompt_ids))
             chunks[0] = chunks[0].removesuffix(b"}\n\n") + b',"prompt_token_ids":%b}\n\n' % ids
+        if self._asked.echoed_text:
+            tail = b'%b},"logprobs":null,"finish_reason":null}' % encode(self._asked.echoed_text)
+            chunks += [head + tail + self._ending() for head in self._text_heads]
         return b"".join(chunks)
 
     def chunks(self, delta: Delta) -> bytes:
@@ -91,7 +94,8 @@ class ChatAnswer(OpenAiEvents):
         return encode(answer)
 
     def _choice(self, delta: Delta) -> dict[str, Any]:
-        message = {"role": "assistant", "content": delta.text, "refusal": None}
+        text = self._asked.echoed_text + delta.text
+        message = {"role": "assistant", "content": text, "refusal": None}
         return {
             "index": delta.index,
             "message": {**message, "reasoning": None, "reasoning_content": None},

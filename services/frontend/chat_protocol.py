@@ -15,6 +15,7 @@ from quire.shared.messages import ChatPrompt
 
 from .bounds import MAX_ID, Choice, Items, Json, Number, Text
 from .chat_tools import OBJECT, Tools, ToolUse, tool_use
+from .other_fields import PLAIN, refused
 from .protocol import (
     ABSENT,
     LOGPROBS,
@@ -64,6 +65,7 @@ class Message(msgspec.Struct):
     tool_call_id: Annotated[str | None, Text(0, 256)] = None
 
 
+EFFORT = Choice(("none", "minimal", "low", "medium", "high", "xhigh", "max"))
 Messages = Annotated[list[Message], MESSAGES]
 Documents = Annotated[list[dict[str, Any]], Items(0, of=OBJECT, setting="max_messages")]
 
@@ -79,17 +81,22 @@ class ChatRequest(GenerationRequest, kw_only=True):
     tools: Annotated[msgspec.Raw, Json(4 << 20, Tools)] = ABSENT
     tool_choice: Annotated[msgspec.Raw, Json(64 << 10)] = ABSENT
     parallel_tool_calls: bool | None = None
-    reasoning_effort: Annotated[str | None, Choice(("none", "minimal", "low", "medium", "high", "xhigh", "max"))] = None
+    reasoning_effort: Annotated[str | None, EFFORT] = None
     include_reasoning: bool | None = None
     chat_template_kwargs: Annotated[dict[str, Any] | None, Items(0, 64, keys=Text(1, 64))] = None
     chat_template: Annotated[str | None, Text(0, 64 << 10)] = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     documents: Annotated[msgspec.Raw, Json(_MAX_TEXT_BYTES, Documents)] = ABSENT
-    functions: Annotated[msgspec.Raw, Json(4 << 20, is_refused=True)] = ABSENT
-    function_call: Annotated[msgspec.Raw, Json(64 << 10)] = ABSENT
+
+    verbosity: Annotated[str | None, Text(0, 64)] = None
+    prediction: Annotated[dict[str, Any] | None, PLAIN] = None
+    moderation: Annotated[dict[str, Any] | None, PLAIN] = None
+    web_search_options: Annotated[dict[str, Any] | None, PLAIN] = None
+    functions: Annotated[msgspec.Raw, refused("use tools")] = ABSENT
+    function_call: Annotated[msgspec.Raw, refused("use tools and tool_choice", '"none"', '"auto"')] = ABSENT
+    audio: Annotated[msgspec.Raw, refused("the served model writes text")] = ABSENT
     modalities: Annotated[list[str] | None, Items(0, 8, Text(0, 64))] = None
-    audio: Annotated[msgspec.Raw, Json(64 << 10, is_refused=True)] = ABSENT
 
 
 _decoder = msgspec.json.Decoder(ChatRequest)
@@ -124,12 +131,19 @@ def _check_fields(request: ChatRequest) -> None:
     if request.add_generation_prompt and request.continue_final_message:
         message = "continue_final_message and add_generation_prompt cannot both be true."
         raise ApiError(INVALID_VALUE, message, "continue_final_message")
-    if request.echo:
-        raise unsupported("echo")
-    if json_of(request.function_call) not in (b"", b'"none"', b'"auto"'):
-        raise unsupported("function_call")
     if request.modalities is not None and any(modality != "text" for modality in request.modalities):
         raise unsupported("modalities", "other than text")
+
+
+def echoed_text(request: ChatRequest) -> str:
+    """What `echo` puts before each answer: the last message, where the answer goes on in its role."""
+    if not request.echo:
+        return ""
+    message = decode_part(json_of(request.messages), Messages, "messages")[-1]
+    if message.role != "assistant" and not request.continue_final_message:
+        return ""
+    content = message.content or ""
+    return content if isinstance(content, str) else "".join(part.text or part.refusal or "" for part in content)
 
 
 def _check_messages(messages: list[Message]) -> None:

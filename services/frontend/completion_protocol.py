@@ -26,7 +26,6 @@ from .protocol import (
     decode,
     decode_part,
     json_of,
-    unsupported,
 )
 
 DEFAULT_MAX_TOKENS = 16
@@ -42,13 +41,16 @@ _LISTS = Annotated[list[msgspec.Raw], Items(1, setting="max_choices")]
 _Prompt = _ONE_TEXT | _TEXTS | _ONE_IDS | _MANY_IDS
 
 
+_NO_SUFFIX = "write the model's own fill-in-the-middle tokens around both parts, as token ids in prompt"
+
+
 class CompletionRequest(GenerationRequest, kw_only=True):
     """The body of POST /v1/completions."""
 
     prompt: Annotated[msgspec.Raw, Json(_MAX_TEXT_BYTES, _Prompt, is_required=True)] = ABSENT
     logprobs: Annotated[int | None, LOGPROBS] = None
-    suffix: Annotated[str | None, Text(0, _MAX_TEXT_BYTES)] = None
-    prompt_embeds: Annotated[msgspec.Raw, Json(_MAX_TEXT_BYTES, is_refused=True)] = ABSENT
+    suffix: Annotated[msgspec.Raw, Json(_MAX_TEXT_BYTES, is_refused=True, instead=_NO_SUFFIX)] = ABSENT
+    prompt_embeds: Annotated[msgspec.Raw, Json(_MAX_TEXT_BYTES, is_refused=True, instead="send prompt")] = ABSENT
 
 
 _decoder = msgspec.json.Decoder(CompletionRequest)
@@ -58,8 +60,6 @@ def parse_completion(body: bytes, max_model_len: int | None = None) -> tuple[Com
     """The checked request and its prompts, in order. Raises ApiError, early for ids that cannot fit `max_model_len`."""
     request = decode(body, _decoder)
     check_shared(request)
-    if request.suffix:
-        raise unsupported("suffix")
     if request.max_tokens == 0 and not request.echo:
         raise out_of_bounds("max_tokens", "must be at least 1; 0 is allowed only with echo: true")
     if request.truncate_prompt_tokens is not None:

@@ -29,10 +29,13 @@ class JsonSchema(msgspec.Struct):
 
 
 class ResponseFormat(msgspec.Struct):
-    """text, json_object, json_schema, or structural_tag with `format`, or with `structures` and `triggers`."""
+    """text, json_object (maybe with `schema`), json_schema, or structural_tag with `format`, or with `structures` and
+    `triggers`."""
 
     type: Annotated[str, Text(1, 64)]
     json_schema: JsonSchema | None = None
+    schema: Schema = _ABSENT
+    """Beside json_object, as llama.cpp has it: the object's."""
     format: Schema = _ABSENT
     structures: Schema = _ABSENT
     triggers: Schema = _ABSENT

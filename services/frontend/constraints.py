@@ -49,7 +49,7 @@ def _of_response_format(asked: ResponseFormat) -> Constraint | None:
         case "text":
             return None
         case "json_object":
-            return Constraint("json", ANY_OBJECT, field)
+            return _json(asked.schema, field) or Constraint("json", ANY_OBJECT, field)
         case "json_schema":
             schema = None if asked.json_schema is None else _json(asked.json_schema.schema, field)
             if schema is None:

@@ -32,6 +32,7 @@ class Exchange:
         "cancel",
         "common_headers",
         "facts",
+        "has_own_id",
         "has_started",
         "key_name",
         "parting_headers",
@@ -48,7 +49,9 @@ class Exchange:
         self.send = send
         """Raw ASGI; waits while the client takes nothing and much is unsent."""
         given = self.header(b"x-request-id")
-        self.request_id = given if given is not None and _SANE_ID.fullmatch(given) else own_id.encode()
+        self.has_own_id = given is None or _SANE_ID.fullmatch(given) is None
+        """Whether `request_id` is ours, so that the body may still name another."""
+        self.request_id = own_id.encode() if given is None or self.has_own_id else given
         self.common_headers: Headers = [(b"x-request-id", self.request_id)]
         self.parting_headers: Sequence[tuple[bytes, bytes]] = ()
         """Of every response that begins while this frontend leaves."""
@@ -68,6 +71,14 @@ class Exchange:
             if key == name:
                 return value
         return None
+
+    def name(self, request_id: str) -> None:
+        """What the body calls itself, of characters as in the header, which wins."""
+        if self.has_own_id:
+            self.request_id = request_id.encode()
+            self.common_headers[0] = (b"x-request-id", self.request_id)
+            if self.facts is not None:
+                self.facts.request_id = request_id
 
     def declared_size(self, max_size_bytes: int) -> int | None:
         """Bytes that the body will have, if it says so. Raises ApiError (413)."""

@@ -35,6 +35,7 @@ from .parsed_request import ParsedRequest
 from .record import Record
 from .request_log import RequestFacts
 from .sampling import max_tokens_of
+from .stream_interval import Intervals
 from .streaming import EventStream
 from .submission import asked_of, generates_of
 
@@ -105,6 +106,8 @@ async def generate(app: Application, exchange: Exchange, endpoint: Endpoint) -> 
         body = await exchange.read_json(max_size)
         await app.turnstile.enter()
         parsed = await endpoint.read(app, exchange, body)
+        if parsed.request.request_id is not None:
+            exchange.name(parsed.request.request_id)
         generates = generates_of(app, exchange, parsed, card, arrival)
         asked = asked_of(endpoint.write_id(generates[0].request_id), parsed, card, arrival)
         width, num_prompts = parsed.request.width, len(parsed.prompts)
@@ -150,7 +153,8 @@ class _Generation:
             tally = Tally(self._asked, accepted)
             answer = self._endpoint.answer(self._asked, accepted, tally)
             if is_streamed:
-                await self._stream(answer, tally)
+                steady = Intervals(answer, self._asked.tokens_per_chunk) if self._asked.tokens_per_chunk > 1 else answer
+                await self._stream(steady, tally)
             else:
                 await self._exchange.respond(200, await self._whole(answer, tally))
             await self._app.turnstile.enter()

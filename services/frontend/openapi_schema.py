@@ -87,7 +87,9 @@ class Schemas:
         if json is None:
             return {}
         if json.is_refused:
-            return {"enum": _NOTHING, "description": "Known, and not supported by this server."}
+            instead = f": {json.instead}" if json.instead else ""
+            nothing = [*_NOTHING, *map(msgspec.json.decode, json.nothing)]
+            return {"enum": nothing, "description": f"Known, and not supported by this server{instead}."}
         size = f"At most {json.max_bytes} bytes of JSON."
         if json.kind is None:
             return {"description": size}

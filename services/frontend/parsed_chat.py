@@ -55,6 +55,8 @@ class ParsedChatAnswer(ChatAnswer):
 
     def _choice(self, delta: Delta) -> dict[str, Any]:
         message, reason = self._messages[delta.index]
+        if self._asked.echoed_text:
+            message["content"] = self._asked.echoed_text + (message["content"] or "")
         return {**super()._choice(delta), "message": message, "finish_reason": reason}
 
     def _events(self, delta: Delta) -> list[Event]:

@@ -28,6 +28,7 @@ from .best_of import check_best_of
 from .bounds import MAX_ID, Choice, Items, Json, Number, Text, bounds_of, check, check_value, out_of_bounds
 from .constraint_fields import Choices, GrammarText, Pattern, ResponseFormat, Schema, StructuredOutputs
 from .field_limits import flag, most
+from .other_fields import OtherFields
 
 CHOICES = Number(1, setting="max_choices")
 """Of one request: prompts x n."""
@@ -42,7 +43,7 @@ _MAX_CONTAINERS = 100_000
 """Objects and arrays of one body; bounds what measuring the depth can cost."""
 _INT64 = Number(-(1 << 63), (1 << 63) - 1)
 _TOKEN_ID = Number(0, MAX_ID)
-_REFUSED = Json(64 << 10, is_refused=True)
+PRIORITY = Number(-(1 << 31), (1 << 31) - 1)
 
 ABSENT = msgspec.Raw()
 """Default of a field kept as raw JSON."""
@@ -51,9 +52,11 @@ ABSENT = msgspec.Raw()
 class StreamOptions(msgspec.Struct):
     include_usage: bool | None = None
     continuous_usage_stats: bool | None = None
+    include_obfuscation: bool | None = None
+    """Accepted: what it asks for hides lengths from who listens in, not from who asks."""
 
 
-class GenerationRequest(msgspec.Struct, kw_only=True):
+class GenerationRequest(OtherFields, kw_only=True):
     """Fields that chat and text completions share. null means the default, unknown fields are ignored."""
 
     model: Annotated[str | None, Text(0, 256)] = None
@@ -61,6 +64,8 @@ class GenerationRequest(msgspec.Struct, kw_only=True):
     best_of: Annotated[int | None, CHOICES] = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    stream_interval: Annotated[int | None, Number(1, MAX_ID)] = None
+    request_id: Annotated[str | None, Text(1, 128, of="A-Za-z0-9._:/+=@-")] = None
 
     temperature: Annotated[float | None, Number(0, 2)] = None
     top_p: Annotated[float | None, Number(0, 1, is_open=True)] = None
@@ -96,28 +101,14 @@ class GenerationRequest(msgspec.Struct, kw_only=True):
     guided_regex: Pattern = None
     guided_choice: Choices = None
     guided_grammar: GrammarText = None
-    guided_decoding_backend: Annotated[str | None, Text(0, 256)] = None
-    """Accepted: there is one, and what it enforces does not depend on its name."""
 
     use_beam_search: bool | None = None
     beam_width: Annotated[int | None, Number(1, MAX_BEAMS)] = None
     length_penalty: Annotated[float | None, Number(-10, 10)] = None
     early_stopping: Annotated[bool | str | None, Choice(("never",))] = None
 
-    priority: Annotated[int | None, Number(-(1 << 31), (1 << 31) - 1)] = None
+    priority: Annotated[int | None, PRIORITY] = None
     cache_salt: Annotated[str | None, _CACHE_SALT] = None
-    user: Annotated[str | None, Text(0, 512)] = None
-    metadata: Annotated[dict[str, str] | None, Items(0, 16, Text(0, 512), keys=Text(0, 64))] = None
-    store: bool | None = None
-    service_tier: Annotated[str | None, Text(0, 64)] = None
-
-    # Known, and refused unless they ask for nothing: answering as if they were not there would be wrong.
-    guided_whitespace_pattern: Annotated[msgspec.Raw, _REFUSED] = ABSENT
-    logits_processors: Annotated[msgspec.Raw, _REFUSED] = ABSENT
-    logit_processors: Annotated[msgspec.Raw, _REFUSED] = ABSENT
-    logprob_token_ids: Annotated[msgspec.Raw, _REFUSED] = ABSENT
-    repetition_detection: Annotated[msgspec.Raw, _REFUSED] = ABSENT
-    thinking_token_budget: Annotated[msgspec.Raw, _REFUSED] = ABSENT
 
     @property
     def num_choices(self) -> int:
@@ -135,6 +126,10 @@ class GenerationRequest(msgspec.Struct, kw_only=True):
         return (self.beam_width or self.best_of or self.num_choices) if self.use_beam_search else self.num_drawn
 
     @property
+    def tokens_per_chunk(self) -> int:
+        return self.stream_interval or 1
+
+    @property
     def includes_usage(self) -> bool:
         options = self.stream_options
         return bool(options and (options.include_usage or options.continuous_usage_stats))
@@ -148,17 +143,15 @@ class GenerationRequest(msgspec.Struct, kw_only=True):
         return [self.stop] if isinstance(self.stop, str) else self.stop or []
 
 
-_EMPTY_JSON = (b"", b"null", b"[]", b"{}", b'""', b"false")
-
-
 @functools.cache
-def _refused_fields(cls: type[msgspec.Struct]) -> tuple[str, ...]:
+def _refused_fields(cls: type[msgspec.Struct]) -> dict[str, Json]:
     """Known, and refused unless they ask for nothing."""
-    return tuple(
-        name
+    return {
+        name: bound
         for name, bounds in bounds_of(cls).items()
-        if any(isinstance(bound, Json) and bound.is_refused for bound in bounds)
-    )
+        for bound in bounds
+        if isinstance(bound, Json) and bound.is_refused
+    }
 
 
 def json_of(raw: msgspec.Raw) -> bytes:
@@ -169,9 +162,9 @@ def json_of(raw: msgspec.Raw) -> bytes:
 
 def refuse_unsupported(request: msgspec.Struct) -> None:
     """Raise ApiError for a field that is known, not supported, and asks for something."""
-    for name in _refused_fields(type(request)):
-        if bytes(getattr(request, name)).strip() not in _EMPTY_JSON:
-            raise unsupported(name)
+    for name, bound in _refused_fields(type(request)).items():
+        if not bound.asks_for_nothing(getattr(request, name)):
+            raise unsupported(name, instead=bound.instead)
 
 
 def check_shared(request: GenerationRequest) -> None:
@@ -180,8 +173,6 @@ def check_shared(request: GenerationRequest) -> None:
     refuse_unsupported(request)
     check_beams(request)
     check_best_of(request)
-    if request.truncation_side == "right":
-        raise unsupported("truncation_side", "'right'")
     if request.truncate_prompt_tokens == 0:
         raise out_of_bounds("truncate_prompt_tokens", "must be -1 or at least 1, got 0")
     if request.stream_options is not None and not request.stream:
@@ -195,10 +186,10 @@ def check_shared(request: GenerationRequest) -> None:
                 raise ApiError(INVALID_VALUE, message, "logit_bias")
 
 
-def unsupported(name: str, what: str = "") -> ApiError:
+def unsupported(name: str, what: str = "", instead: str = "") -> ApiError:
     """The answer to a field that would change the answer, and that this server cannot honour."""
-    detail = f" {what}" if what else ""
-    return ApiError(UNSUPPORTED_PARAMETER, f"{name}{detail} is not supported by this server.", name.partition("[")[0])
+    message = " ".join(filter(None, (name, what, "is not supported by this server")))
+    return ApiError(UNSUPPORTED_PARAMETER, f"{message}{': ' + instead if instead else ''}.", name.partition("[")[0])
 
 
 RequestT = TypeVar("RequestT")

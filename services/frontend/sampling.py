@@ -83,9 +83,10 @@ def text_params(request: GenerationRequest, markers: list[str]) -> TextParams:
         spaces_between_special_tokens=request.spaces_between_special_tokens is not False,
         truncate_prompt_tokens=request.truncate_prompt_tokens,
         return_prompt_ids=bool(request.return_token_ids),
-        return_prompt_text=bool(request.echo),
+        return_prompt_text=isinstance(request, CompletionRequest) and bool(request.echo),
         shown_specials=markers,
         bad_words=request.bad_words or [],
+        keeps_start=request.truncation_side == "right",
     )
 
 

@@ -8,22 +8,25 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import re
 from typing import TYPE_CHECKING
 
-from quire.shared.errors import MODEL_NOT_FOUND, ApiError, echo
-from quire.shared.messages import Constraint, Generate, ModelCard
+from quire.shared.errors import INVALID_VALUE, MODEL_NOT_FOUND, ApiError, echo
+from quire.shared.messages import ChatPrompt, Constraint, Generate, ModelCard, Prompt
 
 from .answers import Asked
 from .call_constraints import answer_constraint
-from .chat_protocol import ChatRequest
+from .chat_protocol import ChatRequest, echoed_text
 from .constraints import constraint_of
 from .exchange import Exchange
 from .parsed_request import ParsedRequest
-from .protocol import unsupported
+from .protocol import PRIORITY, unsupported
 from .sampling import logprobs_of, max_tokens_of, sampling_params, text_params
 
 if TYPE_CHECKING:
     from .app import Application
+
+_PRIORITY_HEADER = b"x-vllm-priority"
 
 
 def generates_of(
@@ -34,8 +37,7 @@ def generates_of(
     if request.model and request.model not in card.names:
         message = f"The model {echo(request.model)!r} does not exist; this server has: {', '.join(card.names)}."
         raise ApiError(MODEL_NOT_FOUND, message, "model")
-    if isinstance(request, ChatRequest) and request.chat_template and not app.config.trust_request_chat_template:
-        raise unsupported("chat_template", "(started without --trust-request-chat-template)")
+    check_template(app, parsed.prompts[0])
     sampling = sampling_params(request, card)
     text = text_params(request, parsing.markers if parsing is not None else [])
     constraint = _constraint(parsed, card)
@@ -45,7 +47,7 @@ def generates_of(
     salt = request.cache_salt or ""
     if app.keys.are_several:
         salt = f"{exchange.key_name}:{salt}"  # callers with different keys share no cached prefix
-    priority, max_queue = request.priority or 0, app.config.queue_timeout
+    priority, max_queue = _priority(request.priority, exchange), app.config.queue_timeout
     return [
         # Once the first prompt runs, the others may wait: their answer has begun.
         Generate(
@@ -54,6 +56,24 @@ def generates_of(
         )
         for position, prompt in enumerate(parsed.prompts)
     ]  # fmt: skip
+
+
+def check_template(app: Application, prompt: Prompt) -> None:
+    """Refuse a client's own template where the operator has not allowed them. Raises ApiError."""
+    if isinstance(prompt, ChatPrompt) and prompt.chat_template and not app.config.trust_request_chat_template:
+        raise unsupported("chat_template", "(started without --trust-request-chat-template)")
+
+
+def _priority(of_body: int | None, exchange: Exchange) -> int:
+    """The body's, or that of the header which gateways set. Raises ApiError."""
+    header = exchange.header(_PRIORITY_HEADER)
+    if of_body is not None or header is None:
+        return of_body or 0
+    text = header.decode("latin-1").strip()
+    if re.fullmatch(r"[+-]?[0-9]{1,10}", text) is None or not PRIORITY.ge <= int(text) <= PRIORITY.le:
+        message = f"The header X-Vllm-Priority must be a whole number of 32 bits, got {echo(text)}."
+        raise ApiError(INVALID_VALUE, message, "priority")
+    return int(text)
 
 
 def _constraint(parsed: ParsedRequest, card: ModelCard) -> Constraint | None:
@@ -79,6 +99,8 @@ def asked_of(answer_id: str, parsed: ParsedRequest, card: ModelCard, arrival: fl
         is_scoring=max_tokens_of(request, card) == 0,
         writes_token_ids=bool(request.return_tokens_as_token_ids),
         returns_token_ids=bool(request.return_token_ids),
+        tokens_per_chunk=request.tokens_per_chunk,
+        echoed_text=echoed_text(request) if isinstance(request, ChatRequest) else "",
         parsing=parsed.parsing(card),
     )
 

@@ -18,12 +18,13 @@ from quire.shared.messages import Accepted, Generate, ModelCard, Prompt, Samplin
 from .answers import encode, ids_of
 from .anthropic_protocol import parse_count
 from .bounds import MAX_ID, Items, Json, Number, Text, check
-from .chat_protocol import Messages, parse_chat
+from .chat_protocol import EFFORT, Documents, Messages, parse_chat
 from .chat_tools import Tools
 from .completion_protocol import ids_prompt
 from .exchange import Exchange
 from .mailbox import ClientGone, Mailbox
 from .protocol import ABSENT, decode, json_of
+from .submission import check_template
 
 if TYPE_CHECKING:
     from .app import Application
@@ -39,6 +40,9 @@ class TokenizeRequest(msgspec.Struct, kw_only=True):
     messages: Annotated[msgspec.Raw, Json(64 << 20, Messages)] = ABSENT
     tools: Annotated[msgspec.Raw, Json(4 << 20, Tools)] = ABSENT
     chat_template_kwargs: Annotated[dict[str, Any] | None, Items(0, 64, keys=Text(1, 64))] = None
+    chat_template: Annotated[str | None, Text(0, 64 << 10)] = None
+    documents: Annotated[msgspec.Raw, Json(64 << 20, Documents)] = ABSENT
+    reasoning_effort: Annotated[str | None, EFFORT] = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     add_special_tokens: bool | None = None
@@ -112,6 +116,7 @@ async def _ask(app: Application, exchange: Exchange, parse: Callable[[bytes], Wa
         if model and model not in card.names:
             message = f"The model {echo(model)!r} does not exist; this server has: {', '.join(card.names)}."
             raise ApiError(MODEL_NOT_FOUND, message, "model")
+        check_template(app, prompt)
         generate = Generate(app.ids.next(), prompt, 1, SamplingParams(), text, 0, time.time())
         mailbox = Mailbox(1, 1, app.loop)
         records = app.client.submit([generate], mailbox)

@@ -11,6 +11,7 @@ import secrets
 from typing import Any
 
 import jinja2
+import jinja2.meta
 import msgspec
 
 from quire.shared.errors import (
@@ -34,6 +35,8 @@ _RESERVED = frozenset(
 )
 
 
+_WISHES = frozenset(("enable_thinking", "thinking", "reasoning_effort"))
+"""What clients send to any model: one that does not think has nothing to switch."""
 _SWITCHES_BYTES = 1024
 _SWITCH_CHARS = 64
 
@@ -89,6 +92,11 @@ class ChatTemplate:
             name: (environment.from_string(source), content_form(environment, source))
             for name, source in sources.items()
         }
+        self._variables = {
+            name: frozenset(jinja2.meta.find_undeclared_variables(environment.parse(source)))
+            for name, source in sources.items()
+        }
+        """What each template reads."""
         self._named_tokens = named_tokens
         self._special_text = special_text
 
@@ -109,6 +117,8 @@ class ChatTemplate:
         has_tool_use = bool(chat.tools) and "tool_use" in self._templates
         name = "tool_use" if has_tool_use else "default"
         _check(chat)
+        if not chat.chat_template:
+            _check_is_read(chat, self._variables[name])
         form = self._content_form(chat.chat_template) if chat.chat_template else self._templates[name][1]
         messages = prepare_messages(chat.messages, form)
         if not messages:
@@ -179,6 +189,17 @@ def _check(chat: ChatRequest) -> None:
             " the other opens a new one",
             "continue_final_message",
         )
+
+
+def _check_is_read(chat: ChatRequest, variables: frozenset[str]) -> None:
+    """Refuse what the checkpoint's template would leave out of the prompt without a word."""
+    if chat.documents and "documents" not in variables:
+        message = "documents: this model's chat template takes none; please put them into a message"
+        raise ApiError(UNSUPPORTED_PARAMETER, message, "documents")
+    for name in chat.template_kwargs:
+        if name not in variables and name not in _WISHES:
+            message = f"chat_template_kwargs has {echo(name)}, which this model's chat template does not read"
+            raise ApiError(UNSUPPORTED_PARAMETER, message, "chat_template_kwargs")
 
 
 def _cut_at(text: str, tag: str) -> str:

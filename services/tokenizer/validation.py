@@ -116,13 +116,13 @@ def make_submit(generate: Generate, prompt_ids: list[int], limits: Limits, gramm
 
 
 def _truncated(generate: Generate, prompt_ids: list[int], limits: Limits) -> list[int]:
-    """The last truncate_prompt_tokens of the prompt; -1 leaves room for max_tokens, or for one."""
+    """The last (or first) truncate_prompt_tokens of the prompt; -1 leaves room for max_tokens, or for one."""
     keep = generate.text.truncate_prompt_tokens
     if keep is None:
         return prompt_ids
     if keep == -1:
         keep = max(1, limits.max_model_len - max(1, generate.sampling.max_tokens or 1))
-    return prompt_ids[-keep:]
+    return prompt_ids[:keep] if generate.text.keeps_start else prompt_ids[-keep:]
 
 
 def _resolved(sampling: SamplingParams, num_prompt: int, limits: Limits) -> SamplingParams:

@@ -16,6 +16,8 @@ from quire.services.frontend.answers import Asked, Tally, scored
 from quire.services.frontend.chat import ChatAnswer
 from quire.services.frontend.completions import CompletionAnswer
 from quire.services.frontend.mailbox import Delta, Mailbox
+from quire.services.frontend.stream_interval import Intervals
+from quire.shared.errors import INTERNAL_ERROR, ApiError
 from quire.shared.messages import Accepted, LogprobEntry
 
 BARE = Asked(
@@ -237,3 +239,29 @@ def test_openings_wait_for_the_logprobs_of_the_prompt() -> None:
     assert own[0]["text"] == "a b"
     assert own[0]["logprobs"]["tokens"] == ["a", " b"]
     assert own[-1]["finish_reason"] == "stop"
+
+
+def interval(size: int, deltas: list[Delta]) -> list[str]:
+    """The texts of the chunks that come of these deltas."""
+    what = asked(n=2)
+    answer = Intervals(ChatAnswer(what, [Accepted(1, 1)], Tally(what, [])), size)
+    return [
+        event["choices"][0]["delta"].get("content", "end") for delta in deltas for event in events(answer.chunks(delta))
+    ]
+
+
+def test_chunks_of_an_interval_hold_that_many_tokens_but_the_first_and_the_last() -> None:
+    letters = [Delta(0, letter, 1) for letter in "abcdefg"]
+    assert interval(3, letters) == ["a", "bcd", "efg"]
+    ending = Delta(0, "h", 1, finish_reason="stop")
+    assert interval(3, [Delta(0, letter, 1) for letter in "abcdef"] + [ending]) == ["a", "bcd", "efh", "end"]
+
+
+def test_choices_keep_intervals_of_their_own_and_a_failure_loses_nothing() -> None:
+    deltas = [Delta(0, "a", 1), Delta(1, "A", 1), Delta(0, "b", 1), Delta(1, "B", 1), Delta(0, "c", 1)]
+    assert interval(2, deltas) == ["a", "A", "bc"]
+    what = asked()
+    answer = Intervals(ChatAnswer(what, [Accepted(1, 1)], Tally(what, [])), 9)
+    answer.chunks(Delta(0, "a", 1))
+    answer.chunks(Delta(0, "b", 1))
+    assert b'"content":"b"' in answer.failed(ApiError(INTERNAL_ERROR, "It broke."))

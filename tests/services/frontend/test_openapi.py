@@ -53,11 +53,17 @@ UNBOUNDED = {
     "ResponsesRequest.tools[].parameters.*": "any JSON: the template's, within the body's limit",
     "ChatRequest.chat_template_kwargs.*": "any JSON: the template's, within the body's limit",
     "ChatRequest.tool_choice": "any JSON of at most 64 KiB: only none and auto are supported",
-    "ChatRequest.function_call": "any JSON of at most 64 KiB: only none and auto are supported",
+    **{
+        f"{name}.{field}.*": "unused"
+        for name in ("ChatRequest", "CompletionRequest")
+        for field in ("prompt_cache_options", "vllm_xargs")
+    },
+    **{f"ChatRequest.{field}.*": "unused" for field in ("prediction", "moderation", "web_search_options")},
     "ChatRequest.documents[].*": "any JSON: the template's, within the body's limit",
     "ChatRequest.messages[].tool_calls[].function.arguments.*": "any JSON: the template's, within the body's limit",
     "ChatRequest.tools[].function.parameters.*": "any JSON: the template's, within the body's limit",
     "TokenizeRequest.chat_template_kwargs.*": "any JSON: the template's, within the body's limit",
+    "TokenizeRequest.documents[].*": "any JSON: the template's, within the body's limit",
     "TokenizeRequest.messages[].tool_calls[].function.arguments.*": "any JSON: the template's, within the body's limit",
     "TokenizeRequest.tools[].function.parameters.*": "any JSON: the template's, within the body's limit",
     **{
@@ -75,8 +81,9 @@ UNBOUNDED = {
     f"{request}.{field}": "any JSON of at most 64 KiB: the tokenizer says whether it can be followed"
     for request in ("ChatRequest", "CompletionRequest")
     for field in (
-        "guided_json", "response_format.json_schema.schema", "response_format.format", "response_format.structures",
-        "response_format.triggers", "structured_outputs.json", "structured_outputs.structural_tag",
+        "guided_json", "response_format.json_schema.schema", "response_format.schema", "response_format.format",
+        "response_format.structures", "response_format.triggers", "structured_outputs.json",
+        "structured_outputs.structural_tag",
     )
 }  # fmt: skip
 """Where anything may stand, and why."""

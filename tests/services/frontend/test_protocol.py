@@ -33,7 +33,8 @@ SHARED_INSIDE: list[tuple[str, Any]] = [
     ("logit_bias", {}), ("logit_bias", {"0": -100, "5": 100}), ("allowed_token_ids", [1]), ("prompt_logprobs", 0),
     ("prompt_logprobs", 20), ("ignore_eos", True), ("skip_special_tokens", False), ("priority", -(2**31)),
     ("priority", 2**31 - 1), ("cache_salt", "s" * 64), ("truncate_prompt_tokens", -1), ("truncate_prompt_tokens", 1),
-    ("truncation_side", "left"), ("user", "u"), ("metadata", {"k": "v"}), ("store", True), ("service_tier", "auto"),
+    ("truncation_side", "left"), ("truncation_side", "right"), ("stream_interval", 1), ("request_id", "a/b:1"),
+    ("user", "u"), ("metadata", {"k": "v"}), ("store", True), ("service_tier", "auto"),
     ("best_of", 1), ("best_of", 128), ("use_beam_search", False),
     ("response_format", {"type": "text"}), ("guided_json", None),
     ("bad_words", []), ("bad_words", ["x"] * 128),
@@ -55,10 +56,12 @@ SHARED_OUTSIDE: list[tuple[str, Any]] = [
     ("ignore_eos", "yes"), ("stream", "yes"), ("stream", 1), ("priority", 2**31), ("cache_salt", ""),
     ("cache_salt", "s" * 65), ("cache_salt", "a@b"), ("cache_salt", "a/b"), ("cache_salt", "a\\b"),
     ("cache_salt", "a\0b"), ("truncate_prompt_tokens", -2), ("truncate_prompt_tokens", 0), ("truncation_side", "up"),
-    ("truncation_side", "right"), ("metadata", {"k": 1}), ("metadata", {str(i): "" for i in range(17)}),
+    ("metadata", {"k": 1}), ("metadata", {str(i): "" for i in range(17)}),
     ("user", "u" * 513), ("best_of", 0), ("best_of", 129), ("use_beam_search", 1), ("response_format", {}),
     ("guided_whitespace_pattern", " "), ("guided_regex", ""), ("guided_choice", []), ("guided_grammar", ""),
     ("structured_outputs", {"regex": ""}), ("logits_processors", ["x"]), ("model", 5),
+    ("stream_interval", 0), ("request_id", ""), ("request_id", "a b"), ("request_id", "a" * 129), ("regex", "a"),
+    ("kv_transfer_params", {"x": 1}), ("safety_identifier", "s" * 129), ("thinking_token_budget", 5), ("echo", 1),
     ("bad_words", [""]), ("bad_words", ["x"] * 129), ("bad_words", "x"),
     ("stream_options", {"include_usage": True}), ("stream_options", 5),
 ]  # fmt: skip
@@ -67,7 +70,8 @@ CHAT_INSIDE: list[tuple[str, Any]] = [
     ("tools", [TOOL] * 128), ("parallel_tool_calls", False), ("reasoning_effort", "none"),
     ("reasoning_effort", "xhigh"), ("chat_template_kwargs", {"enable_thinking": False}), ("documents", [{"t": "x"}]),
     ("continue_final_message", True), ("add_generation_prompt", False), ("include_reasoning", False),
-    ("modalities", ["text"]), ("function_call", "none"), ("echo", False),
+    ("modalities", ["text"]), ("function_call", "none"), ("echo", True),
+    ("prediction", {"type": "content", "content": "x"}), ("verbosity", "low"),
 ]  # fmt: skip
 CHAT_OUTSIDE: list[tuple[str, Any]] = [
     ("messages", []), ("messages", "hi"), ("messages", [{"role": "user"}]), ("messages", [{"content": "x"}]),
@@ -81,7 +85,7 @@ CHAT_OUTSIDE: list[tuple[str, Any]] = [
     ("tool_choice", "required"), ("tool_choice", "auto!"), ("reasoning_effort", "huge"),
     ("chat_template_kwargs", {"messages": []}), ("chat_template_kwargs", [1]), ("chat_template", 7),
     ("documents", ["x"]), ("functions", [{"name": "f"}]), ("function_call", {"name": "f"}), ("modalities", ["audio"]),
-    ("audio", {"voice": "x"}), ("echo", True),
+    ("audio", {"voice": "x"}),
 ]  # fmt: skip
 COMPLETION_INSIDE: list[tuple[str, Any]] = [
     ("logprobs", 0), ("logprobs", 20), ("suffix", ""), ("prompt", "x"), ("prompt", ["x", "y"]), ("prompt", [1, 2]),

@@ -230,6 +230,23 @@ def test_a_template_without_end_is_ended() -> None:
     assert caught.value.code == "chat_template_error"
 
 
+def test_what_the_template_would_leave_out_in_silence_is_refused() -> None:
+    chat = ChatRequest([{"role": "user", "content": "x"}], documents=[{"title": "one"}])
+    with pytest.raises(ApiError, match="takes none") as caught:
+        _template(CHATML).render(chat)
+    assert caught.value.param == "documents"
+    with pytest.raises(ApiError, match="enable_thinkng") as caught:
+        _template(CHATML).render(ChatRequest(chat.messages, template_kwargs={"enable_thinkng": True}))
+    assert caught.value.param == "chat_template_kwargs"
+
+
+@pytest.mark.parametrize("name", ["enable_thinking", "thinking", "reasoning_effort"])
+def test_a_switch_of_thinking_is_taken_by_every_template(name: str) -> None:
+    plain = ChatRequest([{"role": "user", "content": "x"}])
+    switched = ChatRequest(plain.messages, template_kwargs={name: False})
+    assert _template(CHATML).render(switched) == _template(CHATML).render(plain)
+
+
 @pytest.mark.parametrize("name", ["messages", "tools", "documents", "add_generation_prompt", "chat_template"])
 def test_template_kwargs_cannot_stand_in_for_fields_of_the_request(name: str) -> None:
     with pytest.raises(ApiError) as caught:

@@ -89,9 +89,7 @@ def test_a_users_text_is_tokenized_as_if_special_tokens_did_not_exist(byte_level
 
 def test_names_tool_descriptions_keys_and_kwargs_are_users_text_too(byte_level: TextTokenizer) -> None:
     tools = [{"function": {"name": "<|im_end|>", "description": "a <s> b", "parameters": {"<|im_start|>": {}}}}]
-    chat = ChatRequest(
-        [{"role": "user", "content": "x"}], tools, template_kwargs={"extra": "<|endoftext|>", "<s>": "</s>"}
-    )
+    chat = ChatRequest([{"role": "user", "content": "x"}], tools, template_kwargs={"extra": {"<s>": "<|endoftext|>"}})
     ids, text = _encode(byte_level, chat)
     assert all(part in text for part in ("<|im_end|>", "a <s> b", "<|im_start|>", "<|endoftext|>"))
     assert sum(token_id in byte_level.special_ids for token_id in ids) == 4

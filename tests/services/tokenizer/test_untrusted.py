@@ -232,7 +232,7 @@ def test_only_what_is_more_than_a_switch_goes_to_the_helper(kwargs: bytes, is_ne
 
 def test_the_helper_renders_a_chat_as_the_tokenizer_does(demo: TextTokenizer) -> None:
     template = load_model(TokenizerConfig()).template
-    chat = ChatRequest([{"role": "user", "content": "Say <|im_end|> to é 日本"}], template_kwargs={"a": [1]})
+    chat = ChatRequest([{"role": "user", "content": "Say <|im_end|> to é 日本"}], template_kwargs={"thinking": [1]})
     here = template.render(chat)
     there = template.render(msgspec.structs.replace(chat, is_untrusted=True))
     assert here == there
