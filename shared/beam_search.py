@@ -7,8 +7,8 @@ A pure state machine, whose results are those of transformers' `generate(num_bea
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Sequence
-from typing import Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Generic, Literal, TypeVar
 
 import msgspec
 
@@ -20,6 +20,45 @@ class Beam(msgspec.Struct, frozen=True):
 
     token_ids: tuple[int, ...]
     score: float
+
+
+Found = TypeVar("Found")
+
+
+class BeamTrails(Generic[Found]):
+    """What was found with each token of the beams, for those that are still of interest.
+
+    Beams of one origin share the beginning of their trails. Before each step of the search: `note`; after it: `keep`.
+    """
+
+    def __init__(self) -> None:
+        self._trails: dict[tuple[int, ...], Any] = {(): None}
+        """Tokens -> (trail of all but the last, what was found with the last)."""
+        self._noted: dict[tuple[int, ...], Mapping[int, Found]] = {}
+
+    def note(self, running: Sequence[Beam], found: Sequence[Mapping[int, Found]]) -> None:
+        """What was found, by token id, with the tokens that may come next, for each running beam."""
+        self._noted = {beam.token_ids: one for beam, one in zip(running, found, strict=True)}
+
+    def keep(self, beams: Iterable[Beam]) -> None:
+        """Those that run or have ended; all else is forgotten."""
+        before, self._trails = self._trails, {}
+        for beam in beams:
+            ids = beam.token_ids
+            if ids in before:
+                self._trails[ids] = before[ids]
+            else:
+                self._trails[ids] = (before[ids[:-1]], self._noted[ids[:-1]][ids[-1]])
+        self._noted = {}
+
+    def of(self, beam: Beam) -> list[Found]:
+        """One for each of its tokens."""
+        found: list[Found] = []
+        trail = self._trails[beam.token_ids]
+        while trail is not None:
+            trail, last = trail
+            found.append(last)
+        return found[::-1]
 
 
 class BeamSearch:

@@ -13,7 +13,7 @@ import logging
 
 import msgspec
 
-from quire.shared.beam_search import Beam, BeamSearch
+from quire.shared.beam_search import Beam, BeamSearch, BeamTrails
 from quire.shared.errors import INTERNAL_ERROR, ApiError
 from quire.shared.messages import (
     Accepted,
@@ -36,6 +36,10 @@ from .tokenizer_client import TokenizerClient
 logger = logging.getLogger("quire.frontend")
 
 
+_Scored = tuple[LogprobEntry, list[LogprobEntry]]
+"""A token, and those that were likeliest in its place."""
+
+
 class _Search:
     """One prompt's."""
 
@@ -44,6 +48,8 @@ class _Search:
         self.prompt_ids = accepted.prompt_ids
         self.num_cached_tokens: int | None = None
         room = card.max_model_len - accepted.num_prompt_tokens
+        self._num_top = params.logprobs
+        self._trails: BeamTrails[_Scored] = BeamTrails()
         self.beams: BeamSearch = params.search(room if params.max_tokens is None else min(params.max_tokens, room))
 
     def prompt(self, beam: Beam) -> IdsPrompt:
@@ -53,7 +59,22 @@ class _Search:
         """One token further, by the outputs of all beams that run, in order."""
         if self.num_cached_tokens is None:
             self.num_cached_tokens = outputs[0].num_cached_tokens
-        self.beams.step([[(entry.token_id, entry.logprob) for entry in _likeliest(output)] for output in outputs])
+        likeliest = [_likeliest(output) for output in outputs]
+        if self._num_top is not None:
+            self._trails.note(
+                self.beams.running,
+                [{entry.token_id: (entry, entries[: self._num_top]) for entry in entries} for entries in likeliest],
+            )
+        self.beams.step([[(entry.token_id, entry.logprob) for entry in entries] for entries in likeliest])
+        if self._num_top is not None:
+            self._trails.keep([*self.beams.running, *self.beams.best])
+
+    def scores(self, beam: Beam) -> tuple[list[LogprobEntry], list[list[LogprobEntry]]] | tuple[None, None]:
+        """The logprobs of its tokens and of those that were likeliest there, as a Delta has them, if asked for."""
+        if self._num_top is None:
+            return None, None
+        trail = self._trails.of(beam)
+        return [entry for entry, _ in trail], [top for _, top in trail]
 
 
 class BeamSearches:
@@ -80,7 +101,10 @@ class BeamSearches:
         self._records = records
         self._loop = loop
         self._sampling = SamplingParams(
-            max_tokens=1, temperature=0.0, ignore_eos=True, logprobs=params.search(1).num_candidates
+            max_tokens=1,
+            temperature=0.0,
+            ignore_eos=True,
+            logprobs=max(params.search(1).num_candidates, params.logprobs or 0),
         )
 
     async def run(self, card: ModelCard) -> None:
@@ -152,12 +176,18 @@ class BeamSearches:
 
     def _delta(self, index: int, beam: Beam, search: _Search) -> Delta:
         packed = _packed(beam.token_ids)
+        tokens, top = search.scores(beam)
+        is_ended = beam.token_ids[-1] in self._params.eos_token_ids
+        if tokens and is_ended and not search.generate.text.include_stop_str_in_output:
+            tokens[-1] = msgspec.structs.replace(tokens[-1], token=b"")  # it is not in the text
         return Delta(
             index,
             count=len(beam.token_ids),
+            tokens=tokens,
+            top=top,
             token_ids=packed if search.generate.text.return_prompt_ids else b"",
             num_cached_tokens=search.num_cached_tokens,
-            finish_reason="stop" if beam.token_ids[-1] in self._params.eos_token_ids else "length",
+            finish_reason="stop" if is_ended else "length",
             output_ids=packed if self._mailbox.wants_output_ids else b"",
         )
 

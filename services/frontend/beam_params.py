@@ -24,7 +24,7 @@ MAX_BEAMS = 32
 _WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
     "temperature": (0, 1), "top_p": (1,), "top_k": (0, -1), "min_p": (0,), "presence_penalty": (0,),
     "frequency_penalty": (0,), "repetition_penalty": (1,), "min_tokens": (0,), "stop": ([],), "stop_token_ids": ([],),
-    "logit_bias": ({},), "allowed_token_ids": (), "bad_words": ([],), "prompt_logprobs": (), "top_logprobs": (0,),
+    "logit_bias": ({},), "allowed_token_ids": (), "bad_words": ([],), "prompt_logprobs": (),
 }  # fmt: skip
 """Fields that beams do not follow, and values of them that ask for nothing."""
 
@@ -40,6 +40,8 @@ class BeamParams(msgspec.Struct, frozen=True):
     eos_token_ids: list[int]
     n: int
     """Best beams to give."""
+    logprobs: int | None
+    """As SamplingParams has it."""
 
     def search(self, max_tokens: int) -> BeamSearch:
         return BeamSearch(self.width, max_tokens, self.eos_token_ids, self.length_penalty, self.early_stopping)
@@ -62,9 +64,8 @@ def check_beams(request: GenerationRequest) -> None:
         value = getattr(request, name, None)
         if value is not None and value not in harmless:
             raise _clash(name, "has no effect on beams, which follow the model's own probabilities")
-    logprobs = getattr(request, "logprobs", None)
-    if logprobs is not None and logprobs is not False:
-        raise _clash("logprobs", "is not kept of beams")
+    if request.echo and getattr(request, "logprobs", None) is not None:
+        raise _clash("echo", "with logprobs wants those of the prompt, which beams do not have")
     if request.max_tokens == 0:
         raise _clash("max_tokens", "of 0 leaves nothing to search")
 
@@ -93,6 +94,7 @@ def beams_of(
         early_stopping="never" if request.early_stopping == "never" else bool(request.early_stopping),
         eos_token_ids=[] if request.ignore_eos else card.eos_token_ids,
         n=request.num_choices,
+        logprobs=generates[0].sampling.logprobs,
     )
     if params.search(1).num_candidates > card.vocab_size:
         raise out_of_bounds("beam_width", f"is too large for a vocabulary of {card.vocab_size}, got {params.width}")

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 
 import msgspec
 
-from quire.shared.beam_search import Beam, BeamSearch, EarlyStopping
+from quire.shared.beam_search import Beam, BeamSearch, BeamTrails, EarlyStopping
 from quire.shared.messages import History, IdsPrompt, Prompt
 
 from .offline_link import Job
-from .offline_params import Completion, Output, SamplingParams
+from .offline_params import Completion, Output, SamplingParams, TokenLogprob
 from .offline_session import OfflineSession
 
 
@@ -29,6 +29,8 @@ class BeamSearchParams(msgspec.Struct, frozen=True, kw_only=True):
     num_return: int | None = None
     """Best beams to give; None: all of the width."""
     ignore_eos: bool = False
+    logprobs: int | None = None
+    """As in SamplingParams: the choices' tokens have them, each with so many of the likeliest."""
 
 
 class _Search:
@@ -41,6 +43,8 @@ class _Search:
         width, most = params.beam_width, params.max_tokens
         self.beams = BeamSearch(width, most, eos, params.length_penalty, params.early_stopping)
         self.eos = frozenset(eos)
+        self.num_top = params.logprobs
+        self.trails: BeamTrails[TokenLogprob] = BeamTrails()
         self.error = ""
 
 
@@ -61,7 +65,11 @@ def _step(session: OfflineSession, searches: Sequence[_Search]) -> None:
     jobs: list[Job] = []
     for search in searches:
         sampling = SamplingParams(
-            max_tokens=1, temperature=0.0, ignore_eos=True, logprobs=search.beams.num_candidates, stop=()
+            max_tokens=1,
+            temperature=0.0,
+            ignore_eos=True,
+            logprobs=max(search.beams.num_candidates, search.num_top or 0),
+            stop=(),
         )
         own = [Job(_continued(search, beam), sampling) for beam in search.beams.running]
         asked.append((search, own))
@@ -71,7 +79,12 @@ def _step(session: OfflineSession, searches: Sequence[_Search]) -> None:
         search.error = next((job.output.error for job in own if job.output.error), "")
         if not search.error:
             search.prompt_ids = search.prompt_ids or own[0].output.prompt_ids
-            search.beams.step([_likeliest(job.output.choices[0]) for job in own])
+            likeliest = [_likeliest(job.output.choices[0]) for job in own]
+            if search.num_top is not None:
+                search.trails.note(search.beams.running, [_scored(top, search.num_top) for top in likeliest])
+            search.beams.step([[(token_id, logprob) for token_id, _, logprob in top] for top in likeliest])
+            if search.num_top is not None:
+                search.trails.keep([*search.beams.running, *search.beams.best])
 
 
 def _continued(search: _Search, beam: Beam) -> Prompt:
@@ -80,9 +93,18 @@ def _continued(search: _Search, beam: Beam) -> Prompt:
     return IdsPrompt(array("i", [*search.prompt_ids, *beam.token_ids]).tobytes())
 
 
-def _likeliest(choice: Completion) -> list[tuple[int, float]]:
+_Top = list[tuple[int, str, float]]
+"""(token id, text, logprob), likeliest first."""
+
+
+def _likeliest(choice: Completion) -> _Top:
     (sampled,) = choice.logprobs or []
-    return [(token_id, logprob) for token_id, _, logprob in sampled.top]
+    return sampled.top
+
+
+def _scored(top: _Top, num_top: int) -> dict[int, TokenLogprob]:
+    """What each of the tokens is shown with, if a beam takes it."""
+    return {token_id: TokenLogprob(token_id, text, logprob, top[:num_top]) for token_id, text, logprob in top}
 
 
 def _outputs(session: OfflineSession, searches: Sequence[_Search], num_return: int) -> list[Output]:
@@ -91,7 +113,7 @@ def _outputs(session: OfflineSession, searches: Sequence[_Search], num_return: i
     decoded: list[tuple[Job, Completion]] = []
     for search in searches:
         best = search.beams.best[:num_return]
-        choices = [_completion(index, beam, search.eos) for index, beam in enumerate(best)]
+        choices = [_completion(index, beam, search) for index, beam in enumerate(best)]
         outputs.append(Output(search.prompt_ids, choices or [Completion(0, finish_reason="error")], search.error))
         if search.error:
             continue
@@ -106,6 +128,9 @@ def _outputs(session: OfflineSession, searches: Sequence[_Search], num_return: i
     return outputs
 
 
-def _completion(index: int, beam: Beam, eos: frozenset[int]) -> Completion:
-    reason = "stop" if beam.token_ids[-1] in eos else "length"
-    return Completion(index, "", list(beam.token_ids), reason, score=beam.score)
+def _completion(index: int, beam: Beam, search: _Search) -> Completion:
+    reason = "stop" if beam.token_ids[-1] in search.eos else "length"
+    logprobs = None if search.num_top is None else search.trails.of(beam)
+    if logprobs and reason == "stop":
+        logprobs[-1] = msgspec.structs.replace(logprobs[-1], token="")  # it is not in the text
+    return Completion(index, "", list(beam.token_ids), reason, logprobs=logprobs, score=beam.score)

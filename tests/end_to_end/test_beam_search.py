@@ -61,21 +61,35 @@ def test_the_beams_are_those_of_transformers(demo: RunningServer, reference: Any
 
 
 def test_texts_and_ends_are_those_of_the_offline_api(demo: RunningServer) -> None:
-    body = post(demo, prompt=PROMPTS, max_tokens=20, return_token_ids=True)
+    body = post(demo, prompt=PROMPTS, max_tokens=20, return_token_ids=True, logprobs=2)
+    params = BeamSearchParams(beam_width=3, max_tokens=20, length_penalty=0.8, logprobs=2)
     with LLM(threads=1) as llm:
-        outputs = llm.beam_search(PROMPTS, BeamSearchParams(beam_width=3, max_tokens=20, length_penalty=0.8))
+        outputs = llm.beam_search(PROMPTS, params)
     ours = [(choice["text"], choice["token_ids"], choice["finish_reason"]) for choice in body["choices"]]
     assert ours == [(one.text, one.token_ids, one.finish_reason) for output in outputs for one in output.choices]
     assert {reason for _, _, reason in ours} == {"stop", "length"}
+    beams = [one for output in outputs for one in output.choices]
+    for choice, beam in zip(body["choices"], beams, strict=True):
+        assert beam.logprobs is not None and beam.score is not None
+        assert [entry.token_id for entry in beam.logprobs] == beam.token_ids
+        assert all(len(entry.top) == 2 for entry in beam.logprobs)
+        told = choice["logprobs"]["token_logprobs"]
+        assert told == pytest.approx([entry.logprob for entry in beam.logprobs], abs=0.05)
+        assert sum(told) / len(told) ** 0.8 == pytest.approx(beam.score, abs=0.05)
 
 
 def test_one_beam_is_the_greedy_answer_of_a_chat(demo: RunningServer) -> None:
     messages = [{"role": "user", "content": "Spell quire"}]
     fields: dict[str, Any] = {"messages": messages, "max_tokens": 30, "n": 1, "length_penalty": 1}
+    fields |= {"logprobs": True, "top_logprobs": 2}
     path = "/v1/chat/completions"
     beam = post(demo, path, **fields)
     greedy = post(demo, path, **fields, use_beam_search=False, temperature=0)
+    scores = [answer["choices"][0].pop("logprobs")["content"] for answer in (beam, greedy)]
     assert beam["choices"] == greedy["choices"]
+    for ours, theirs in zip(*scores, strict=True):
+        assert ours["token"] == theirs["token"] and len(ours["top_logprobs"]) == len(theirs["top_logprobs"]) == 2
+        assert ours["logprob"] == pytest.approx(theirs["logprob"], abs=0.05)
     for answer in (beam, greedy):
         answer["usage"].pop("prompt_tokens_details")
     assert beam["usage"] == greedy["usage"]

@@ -10,7 +10,7 @@ from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import CausalLMOutput
 
-from quire.shared.beam_search import Beam, BeamSearch
+from quire.shared.beam_search import Beam, BeamSearch, BeamTrails
 
 VOCAB = 12
 EOS = [3, 7]
@@ -48,6 +48,24 @@ def ours(table: Table, prompt: list[int], search: BeamSearch) -> list[Beam]:
             found.append(list(zip(token_ids.tolist(), values.tolist(), strict=True)))
         search.step(found)
     return search.best
+
+
+@pytest.mark.parametrize("length_penalty", [0.0, 1.0])
+@torch.inference_mode()
+def test_trails_hold_what_came_with_each_token_of_a_beam(length_penalty: float) -> None:
+    table, prompt = Table(3), [1, 2]
+    search, trails = BeamSearch(4, 9, EOS, length_penalty), BeamTrails()
+    while search.running:
+        ids = [[*prompt, *beam.token_ids] for beam in search.running]
+        found = [torch.log_softmax(table(torch.tensor([one])).logits[0, -1], -1).tolist() for one in ids]
+        trails.note(search.running, [dict(enumerate(one)) for one in found])
+        search.step([sorted(enumerate(one), key=lambda pair: -pair[1]) for one in found])
+        trails.keep([*search.running, *search.best])
+    assert {len(beam.token_ids) for beam in search.best} != {9}
+    for beam in search.best:
+        trail = trails.of(beam)
+        assert len(trail) == len(beam.token_ids)
+        assert sum(trail) / len(trail) ** length_penalty == pytest.approx(beam.score)
 
 
 @pytest.mark.parametrize("seed", range(2))

@@ -66,16 +66,16 @@ def test_fields_of_beams_need_a_beam_search(name: str, value: Any) -> None:
     parse_chat(chat(use_beam_search=False, beam_width=None, length_penalty=1.0, early_stopping=False))
 
 
-def test_logprobs_and_an_answer_of_no_tokens_are_refused() -> None:
+def test_the_prompts_logprobs_and_an_answer_of_no_tokens_are_refused() -> None:
     for parse, body in (
-        (parse_chat, chat(logprobs=True)),
-        (parse_completion, completion(logprobs=0)),
+        (parse_completion, completion(logprobs=0, echo=True)),
         (parse_completion, completion(max_tokens=0, echo=True)),
         (parse_completion, completion(beam_width=4, best_of=3)),
     ):
         with pytest.raises(ApiError, match="cannot be combined with use_beam_search"):
             parse(body)
-    parse_chat(chat(logprobs=False))
+    parse_chat(chat(logprobs=True, top_logprobs=20))
+    parse_completion(completion(echo=True))
 
 
 def test_the_width_is_beam_width_or_its_older_name_or_n() -> None:
@@ -118,6 +118,23 @@ def test_each_step_goes_down_as_one_request_a_beam_and_the_prompt_is_counted_onc
     assert body["usage"]["prompt_tokens"] == 2 and body["usage"]["completion_tokens"] == 6
     assert body["usage"]["prompt_tokens_details"]["cached_tokens"] == 3
     assert [choice["finish_reason"] for choice in body["choices"]] == ["length"] * 2
+
+
+def test_each_token_of_a_beam_has_the_logprobs_of_its_step(tokenizer: Any, frontend: Any) -> None:
+    for body in (ask(frontend, beam_width=3, logprobs=2).json(), ask(frontend, beam_width=3, logprobs=20).json()):
+        first, second = (choice["logprobs"] for choice in body["choices"])
+        assert first["tokens"] == ["top1"] * 3 and sorted(second["tokens"]) == ["top1", "top1", "top2"]
+        assert first["token_logprobs"] == [-0.1] * 3 and sorted(second["token_logprobs"]) == [-0.2, -0.1, -0.1]
+        for top in first["top_logprobs"] + second["top_logprobs"]:
+            assert list(top)[:2] == ["top1", "top2"]
+    assert len(first["top_logprobs"][0]) == 20
+    steps = [generate for generate in tokenizer.generates if not generate.history]
+    assert steps[-1].sampling.logprobs == 20 and steps[-8].sampling.logprobs == 6
+    messages = [{"role": "user", "content": "one"}]
+    body = frontend.client.post("/v1/chat/completions", json={"messages": messages, **BEAMS, "logprobs": True}).json()
+    for choice in body["choices"]:
+        assert len(choice["logprobs"]["content"]) == 3
+        assert all(entry["top_logprobs"] == [] for entry in choice["logprobs"]["content"])
 
 
 def test_a_stream_brings_every_beam_whole(frontend: Any) -> None:
