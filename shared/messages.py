@@ -12,7 +12,7 @@ from typing import NewType, TypeAlias
 
 import msgspec
 
-PROTOCOL = 6
+PROTOCOL = 7
 """Raised whenever a message changes shape; peers of another number are refused."""
 
 RequestId = NewType("RequestId", int)
@@ -82,6 +82,8 @@ class ModelCard(_Message, frozen=True):
     reasoning_ids: ReasoningIds = ReasoningIds()
     limits: dict[str, int | float] = {}
     """What the tokenizer bounds of a request, by the names of its flags; for people."""
+    max_chars_per_token: int | None = None
+    """Characters of a text that one token can stand for; None where that cannot be said."""
 
 
 class Report(_Message, frozen=True, tag="report"):

@@ -1,7 +1,7 @@
 """A text completion's request: its fields and the prompts it carries.
 
 Decodes the body of POST /v1/completions: one text, one list of token ids, or a list of either.
-Knows nothing of tokens but that they are numbers.
+Knows nothing of tokens but that they are numbers, and how many the model takes.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Annotated
 
 import msgspec
 
-from quire.shared.errors import INVALID_TYPE, INVALID_VALUE, MISSING_PARAMETER, ApiError
-from quire.shared.messages import IdsPrompt, Prompt, TextPrompt
+from quire.shared.errors import INVALID_TYPE, INVALID_VALUE, MISSING_PARAMETER, ApiError, prompt_too_long
+from quire.shared.messages import IdsPrompt, ModelCard, Prompt, TextPrompt
 
 from .bounds import MAX_ID, Items, Json, Number, Text, out_of_bounds
 from .field_limits import flag, most
@@ -56,15 +56,15 @@ class CompletionRequest(GenerationRequest, kw_only=True):
 _decoder = msgspec.json.Decoder(CompletionRequest)
 
 
-def parse_completion(body: bytes, max_model_len: int | None = None) -> tuple[CompletionRequest, list[Prompt]]:
-    """The checked request and its prompts, in order. Raises ApiError, early for ids that cannot fit `max_model_len`."""
+def parse_completion(body: bytes, card: ModelCard | None = None) -> tuple[CompletionRequest, list[Prompt]]:
+    """The checked request and its prompts, in order. Raises ApiError, early for what cannot fit the model of `card`."""
     request = decode(body, _decoder)
     check_shared(request)
     if request.max_tokens == 0 and not request.echo:
         raise out_of_bounds("max_tokens", "must be at least 1; 0 is allowed only with echo: true")
     if request.truncate_prompt_tokens is not None:
-        max_model_len = None
-    prompts = _prompts(json_of(request.prompt), request.add_special_tokens is not False, max_model_len)
+        card = None
+    prompts = _prompts(json_of(request.prompt), request.add_special_tokens is not False, card)
     max_choices = most("max_choices")
     if len(prompts) * request.width > max_choices:
         name = "n" if request.best_of is None else "best_of"
@@ -74,10 +74,13 @@ def parse_completion(body: bytes, max_model_len: int | None = None) -> tuple[Com
     return request, prompts
 
 
-def _prompts(raw: bytes, add_special_tokens: bool, max_model_len: int | None) -> list[Prompt]:
+def _prompts(raw: bytes, add_special_tokens: bool, card: ModelCard | None) -> list[Prompt]:
     if not raw:
         raise ApiError(MISSING_PARAMETER, "prompt is required.", "prompt")
+    max_model_len = card.max_model_len if card is not None else None
     if raw[:1] == b'"':
+        if card is not None:
+            _check_length(raw, card)
         return [TextPrompt(decode_part(raw, _ONE_TEXT, "prompt"), add_special_tokens)]
     inside = raw[1:].lstrip()[:1]
     if raw[:1] != b"[":
@@ -91,6 +94,17 @@ def _prompts(raw: bytes, add_special_tokens: bool, max_model_len: int | None) ->
     if inside == b"[":
         return [ids_prompt(ids) for ids in decode_part(raw, _MANY_IDS, "prompt")]
     return [IdsPrompt(packed_ids(raw, _ONE_IDS, max_model_len))]
+
+
+def _check_length(raw: bytes, card: ModelCard) -> None:
+    """Refuse a text that cannot fit however its tokens fall: the tokenizer's check, before megabytes are sent there.
+
+    `raw`: a JSON string. One with escapes has fewer characters, and is left to the tokenizer.
+    """
+    longest, length = card.max_chars_per_token, len(raw) - 2
+    if longest is None or length <= longest * card.max_model_len or b"\\" in raw or not raw.isascii():
+        return
+    raise prompt_too_long(card.max_model_len, f"at least {-(-length // longest)}")
 
 
 def ids_prompt(ids: list[int]) -> IdsPrompt:

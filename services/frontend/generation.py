@@ -51,8 +51,8 @@ def _parse_chat(body: bytes) -> ParsedRequest:
     return ParsedRequest(request, [prompt], tools)
 
 
-def _parse_completion(max_model_len: int | None, body: bytes) -> ParsedRequest:
-    return ParsedRequest(*parse_completion(body, max_model_len))
+def _parse_completion(card: ModelCard, body: bytes) -> ParsedRequest:
+    return ParsedRequest(*parse_completion(body, card))
 
 
 def _chat_answer(asked: Asked, accepted: list[Accepted], tally: Tally) -> Answer:
@@ -85,8 +85,7 @@ def read_by(parse: Callable[[bytes], ParsedRequest]) -> Read:
 
 
 async def _read_completion(app: Application, exchange: Exchange, body: bytes) -> ParsedRequest:
-    parse = functools.partial(_parse_completion, app.require_card().max_model_len)
-    return await app.parser.parse(parse, body)
+    return await app.parser.parse(functools.partial(_parse_completion, app.require_card()), body)
 
 
 CHAT = Endpoint("chat", read_by(_parse_chat), chat_id, _chat_answer)

@@ -55,6 +55,7 @@ class Model(msgspec.Struct, frozen=True):
             reasoning_format=self.reasoning_format,
             reasoning_ids=self.reasoning_ids,
             limits=self.flags,
+            max_chars_per_token=self.tokenizer.max_chars_per_token,
         )
 
     def limits(self, engine_card: ModelCard) -> Limits:

@@ -18,11 +18,16 @@ from quire.services.frontend.bounds import MAX_ID
 from quire.services.frontend.completion_protocol import parse_completion
 from quire.services.frontend.id_lists import packed_ids
 from quire.shared.errors import ApiError
-from quire.shared.messages import IdsPrompt
+from quire.shared.messages import GenerationDefaults, IdsPrompt, ModelCard, TextPrompt
 
 
 def many(count: int) -> list[int]:
     return [(number * 7919) % 100_000 for number in range(count)]
+
+
+def card(max_model_len: int, max_chars_per_token: int | None = None) -> ModelCard:
+    return ModelCard(["m"], "/m", 0, 100_000, max_model_len, 4, 4096, True, GenerationDefaults(),
+                     max_chars_per_token=max_chars_per_token)  # fmt: skip
 
 
 @pytest.mark.parametrize("separator", [",", ", ", " ,\n\t"])
@@ -61,22 +66,46 @@ def test_too_many_ids_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_list_that_cannot_fit_is_refused_before_it_is_decoded() -> None:
     ids = many(60_000)
     body = json.dumps({"prompt": ids}).encode()
-    assert len(parse_completion(body, 60_001)[1]) == 1
+    assert len(parse_completion(body, card(60_001))[1]) == 1
     for limit, wrong in ((60_000, ids), (1000, [*ids, "not an id"])):
         with pytest.raises(ApiError) as refused:
-            parse_completion(json.dumps({"prompt": wrong}).encode(), limit)
+            parse_completion(json.dumps({"prompt": wrong}).encode(), card(limit))
         assert (refused.value.code, refused.value.param) == ("context_length_exceeded", "prompt")
         assert f"maximum context length is {limit} tokens" in refused.value.message
     shortened = json.dumps({"prompt": ids, "truncate_prompt_tokens": 10}).encode()
-    assert len(parse_completion(shortened, 1000)[1]) == 1
+    assert len(parse_completion(shortened, card(1000))[1]) == 1
+
+
+@pytest.mark.parametrize("text", ["x" * 501, "x" * 100_000])
+def test_a_text_that_cannot_fit_is_refused_where_it_arrives(text: str) -> None:
+    with pytest.raises(ApiError) as refused:
+        parse_completion(json.dumps({"prompt": text}).encode(), card(100, 5))
+    assert refused.value.code == "context_length_exceeded" and f"at least {-(-len(text) // 5)}" in refused.value.message
+
+
+@pytest.mark.parametrize(
+    "text, fields, longest",
+    [
+        ("x" * 500, {}, 5),
+        ("\\" * 400, {}, 5),
+        ("é" * 400, {}, 5),
+        ("x" * 501, {"truncate_prompt_tokens": 7}, 5),
+        ("x" * 501, {}, None),
+    ],
+)
+def test_a_text_that_may_fit_goes_on(text: str, fields: dict[str, int], longest: int | None) -> None:
+    _, (prompt,) = parse_completion(
+        json.dumps({"prompt": text, **fields}, ensure_ascii=False).encode(), card(100, longest)
+    )
+    assert isinstance(prompt, TextPrompt) and prompt.text == text
 
 
 def test_several_long_lists_are_the_same_ids() -> None:
     lists = [many(30_000), [1, 2, 3], many(10)]
-    _, prompts = parse_completion(json.dumps({"prompt": lists}, indent=1).encode(), 40_000)
+    _, prompts = parse_completion(json.dumps({"prompt": lists}, indent=1).encode(), card(40_000))
     assert [array.array("i", prompt.token_ids).tolist() for prompt in prompts if isinstance(prompt, IdsPrompt)] == lists
     with pytest.raises(ApiError, match="30000"):
-        parse_completion(json.dumps({"prompt": lists}).encode(), 30_000)
+        parse_completion(json.dumps({"prompt": lists}).encode(), card(30_000))
 
 
 @pytest.mark.parametrize("second", ["1,2," * 50_000, {"a": [1]}, 7, None, [[1]], []])
