@@ -12,12 +12,28 @@ if TYPE_CHECKING:
     from .services.launcher.async_llm import AsyncLLM as AsyncLLM
     from .services.launcher.llm import LLM as LLM
     from .services.launcher.llm import BeamSearchParams as BeamSearchParams
+    from .services.launcher.llm import Completion as Completion
+    from .services.launcher.llm import Delta as Delta
     from .services.launcher.llm import LLMError as LLMError
+    from .services.launcher.llm import Output as Output
     from .services.launcher.llm import SamplingParams as SamplingParams
     from .services.launcher.llm import StructuredOutputs as StructuredOutputs
+    from .services.launcher.llm import TokenLogprob as TokenLogprob
 
 __version__ = "0.1.0"
-__all__ = ["LLM", "AsyncLLM", "BeamSearchParams", "LLMError", "SamplingParams", "StructuredOutputs", "__version__"]
+__all__ = [
+    "LLM",
+    "AsyncLLM",
+    "BeamSearchParams",
+    "Completion",
+    "Delta",
+    "LLMError",
+    "Output",
+    "SamplingParams",
+    "StructuredOutputs",
+    "TokenLogprob",
+    "__version__",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -25,7 +41,7 @@ def __getattr__(name: str) -> Any:
         from .services.launcher.async_llm import AsyncLLM
 
         return AsyncLLM
-    if name in ("LLM", "BeamSearchParams", "LLMError", "SamplingParams", "StructuredOutputs"):
+    if name in __all__:
         from .services.launcher import llm
 
         return getattr(llm, name)

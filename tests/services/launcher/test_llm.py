@@ -34,6 +34,7 @@ def test_quire_exports_the_offline_api() -> None:
     assert quire.LLM is LLM
     assert quire.AsyncLLM is AsyncLLM
     assert quire.SamplingParams is SamplingParams
+    assert all(getattr(quire, name) is not None for name in quire.__all__)
 
 
 def test_chat_answers_by_the_template(llm: LLM) -> None:
