@@ -42,7 +42,7 @@ def left_of(line: str) -> tuple[list[int], Path]:
 
 
 def until_gone(pids: list[int]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while any(Path(f"/proc/{pid}").exists() for pid in pids):
         assert time.monotonic() < deadline, "a process was left behind"
         time.sleep(0.01)
@@ -61,7 +61,7 @@ def test_a_script_without_a_main_guard_and_without_close_ends_cleanly(script: Sc
         "    print(''.join(delta.text for delta in llm.stream('1, 2, 3,', greedy)))\n"
         f"asyncio.run(cell())\n{_PIDS}\n"
     )
-    out, err = program.communicate(timeout=120)
+    out, err = program.communicate(timeout=300)
     assert program.returncode == 0 and "Traceback" not in err, err
     *texts, last = out.splitlines()
     assert len(texts) == 3 and len(set(texts)) == 1
@@ -85,7 +85,7 @@ def test_a_fork_is_refused_and_leaves_its_parents_model_alone(script: Script) ->
         "    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3\n"
         "    print('error:', repr(llm.generate('Hello')[0].error), flush=True)\n"
     )
-    out, err = program.communicate(timeout=120)
+    out, err = program.communicate(timeout=300)
     assert program.returncode == 0 and "Traceback" not in err, err
     assert out.splitlines() == [
         "this LLM belongs to the process that made it; make another one in this one",
@@ -108,7 +108,7 @@ def test_an_interrupt_ends_a_script_as_any_other(script: Script) -> None:
     pids, run_dir = left_of(program.stdout.readline())
     assert program.stdout.readline() == "running\n"
     program.send_signal(signal.SIGINT)
-    _, err = program.communicate(timeout=120)
+    _, err = program.communicate(timeout=300)
     assert program.returncode == -signal.SIGINT
     assert err.rstrip().endswith("KeyboardInterrupt")
     until_gone(pids)
@@ -120,7 +120,7 @@ def test_a_script_that_is_killed_takes_its_processes_with_it(script: Script) -> 
     assert program.stdout is not None
     pids, run_dir = left_of(program.stdout.readline())
     program.kill()
-    program.communicate(timeout=120)
+    program.communicate(timeout=300)
     until_gone(pids)
     for file in run_dir.iterdir():  # the next server sweeps them; this test need not wait a minute for it
         file.unlink()
