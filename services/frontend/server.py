@@ -31,6 +31,7 @@ from .app import Application
 from .authentication import Keys
 from .body_parsing import SWITCH_SECONDS
 from .early_refusal import EarlyRefusals
+from .frozen_launcher import FrozenLauncher
 from .http_connection import HttpConnection
 from .listener import Listener
 from .mailbox import AnswerFailed
@@ -92,6 +93,7 @@ class Frontend:
         self._above = Above(self._link, service, on_vanish=lambda name: None)
         self._reader = Reader(self._link, self._from_operator, self._loop)
         self._http = _HttpServer(_uvicorn_config(self._app), self._listener, self._app)
+        self._frozen_launcher = FrozenLauncher(self._config.parent_pid, self._config.stall_limit)
         self._is_stopping = False
         self._parting: Parting | None = None
         self._state = ""
@@ -154,6 +156,7 @@ class Frontend:
             try:
                 self._app.client.poll()
                 self._above.poll()
+                self._frozen_launcher.look(now)
                 if now >= next_look:
                     next_look = now + self._app.watchdog.interval_seconds
                     self._app.watchdog.look()

@@ -7,6 +7,7 @@ Knows nothing of HTTP beyond the port.
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from typing import Any
 
@@ -69,6 +70,8 @@ def _supervise(
     policy = RestartOnLoss() if config.restart else StopOnLoss()
     supervisor = Supervisor(launcher, topology.spec, checklist, policy)
     supervisor.stop_on_signals()
+    # Suspended, it would be killed after --stall-limit, and the server with it: see frozen_launcher.py.
+    signal.signal(signal.SIGTSTP, signal.SIG_IGN)
     specs = [
         *topology.several("frontend", config.frontends),
         *topology.replica(),

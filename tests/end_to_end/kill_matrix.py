@@ -49,7 +49,7 @@ class Row(Struct, frozen=True):
     """The victims get successors. If not, the supervisor itself is the victim."""
     unready_within: float | None = NEVER
     ready_within: float = 5.0
-    """Or, where nothing is mended: gone, or as before, within."""
+    """Or, where nothing is mended: gone within."""
 
 
 _AFTER_STALL = STALL_LIMIT + 1.0
@@ -66,7 +66,9 @@ ROWS = (
     Row("frozen frontend", ("frontend-1",), True, breaks_connections=True, ready_within=_AFTER_STALL + 2.0),
     Row("frozen engine", ("engine-0",), is_freeze=True, unready_within=_AFTER_STALL, ready_within=_AFTER_STALL + 5.0),
     Row("frozen worker", ("worker-0-0",), True, unready_within=_AFTER_STALL, ready_within=_AFTER_STALL + 10.0),
-    Row("frozen supervisor", ("launcher-0",), is_freeze=True, is_mended=False, ready_within=1.0),
+    Row(
+        "frozen supervisor", ("launcher-0",), True, breaks_connections=True, is_mended=False, ready_within=_AFTER_STALL
+    ),
     Row("restart frontend", (), command=("frontend",), ready_within=60.0),
     Row("restart tokenizer", (), command=("tokenizer",), ready_within=10.0),
     Row("restart engine", (), command=("engine",), unready_within=1.0),
@@ -141,14 +143,10 @@ def strike(server: RunningServer, row: Row, reference: list[Content]) -> Outcome
 
 
 def _mended(server: RunningServer, row: Row, old: dict[str, int], probe: Probe, limit: float = 60.0) -> float | None:
-    """Seconds from the fault (or its end) until the server is what it should be after it; None: never."""
+    """Seconds from the fault until the server is what it should be after it; None: never."""
     began = probe.fault_at
     if row.is_mended:
         is_well = lambda: _is_whole(server, row, old)  # noqa: E731
-    elif row.is_freeze:
-        os.kill(old["launcher-0"], signal.SIGCONT)
-        is_well = lambda: bool(server.get("/health"))  # noqa: E731
-        began = time.monotonic()
     else:
         is_well = lambda: not any(is_alive(pid) for pid in old.values())  # noqa: E731
     end = time.monotonic() + limit
