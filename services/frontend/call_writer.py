@@ -68,8 +68,12 @@ class CallWriter:
     def parameter(self, name: str, written: str) -> None:
         """One parameter, its value as text: what the tool's schema says decides how it is read."""
         key = json_of_text(name.strip(), {"type": "string"})
-        value = json_of_text(written, self._properties.get(name.strip()))
+        value = json_of_text(written, self.schema_of(name))
         self.json_parameter(key, value)
+
+    def schema_of(self, parameter: str) -> Any:
+        """Of a parameter of the open call; None where nothing is known of it."""
+        return self._properties.get(parameter.strip())
 
     def json_parameter(self, key: str, value: str) -> None:
         """One parameter, both as JSON."""

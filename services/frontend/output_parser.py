@@ -16,6 +16,7 @@ from .json_calls import DONE, FAILED, JsonCalls, JsonValue
 from .output_events import End, Event, Reasoning, Text, ToolArgs, ToolEnd, ToolStart
 from .output_machine import Machine, Stage
 from .pythonic_calls import PythonicCalls
+from .value_strings import ValueStrings
 
 _MAX_WORD = 256
 """Characters of a name, of a parameter's name, of a harmony header."""
@@ -45,7 +46,7 @@ class OutputParser:
 
     __slots__ = (
         "_calls", "_events", "_has_reasoning", "_has_tools", "_held", "_machine", "_parameter", "_raw", "_reader",
-        "_room", "_spaces", "_stage", "_word", "num_steps",
+        "_room", "_spaces", "_stage", "_strings", "_word", "num_steps",
     )  # fmt: skip
 
     def __init__(self, machine: Machine, starts_in_reasoning: bool, schemas: dict[str, dict[str, Any]]) -> None:
@@ -67,6 +68,8 @@ class OutputParser:
         self._room = _MAX_WORD
         """Characters that the word may still have."""
         self._parameter = ""
+        self._strings: ValueStrings | None = None
+        """Of the value under way."""
         self.num_steps = 0
         """Characters looked at and turns of the loops, which grow with the text's length and no faster."""
 
@@ -137,8 +140,7 @@ class OutputParser:
             return self._lead(stage, text, start)
         if self._reader is not None:
             return self._read_on(stage, self._reader, text, start)
-        match = stage.markers.search(text, start)
-        stop = stage.markers.held(text, start) if match is None else match.start()
+        match, stop = self._marker(stage, text, start)
         if stage.is_word:
             if stop - start > self._room:
                 return start + self._room, FAILED, ""
@@ -150,6 +152,16 @@ class OutputParser:
         if following.startswith("+"):
             return stop, self._leave(stage, following[1:]), ""
         return match.end(), self._leave(stage, following), match[0]
+
+    def _marker(self, stage: Stage, text: str, start: int) -> tuple[re.Match[str] | None, int]:
+        """The next marker, and where what comes before it ends, or what can be no marker."""
+        read = start
+        while True:
+            match = stage.markers.search(text, read)
+            stop = stage.markers.held(text, read) if match is None else match.start()
+            if self._strings is None or not self._strings.read(text[read:stop]) or match is None:
+                return match, stop
+            read = match.end()
 
     def _lead(self, stage: Stage, text: str, start: int) -> tuple[int, str, str]:
         match = _SPACE.match(text, start)
@@ -223,6 +235,7 @@ class OutputParser:
         elif stage.sink != before.sink and not (before.sink == "lead" and stage.sink == "text"):
             self._spaces = []
         self._stage = stage
+        self._strings = ValueStrings(self._calls.schema_of(self._parameter)) if stage.sink == "value" else None
         reader = _READERS.get(stage.sink)
         self._reader = None if reader is None else reader(self._calls, stage.structure)
 

@@ -71,6 +71,10 @@ CORPUS: dict[str, Transcript] = {
     "qwen3_coder, many lines and no tool_call": Transcript("qwen3_coder", "", False,
         "<function=weather>\n<parameter=city>\nline 1\n  <b>line</b> 2\n\n</parameter>\n</function>", "", "",
         [("weather", {"city": "line 1\n  <b>line</b> 2\n"})]),
+    "qwen3_coder, markers within strings of JSON": Transcript("qwen3_coder", "", False,
+        '<tool_call>\n<function=weather>\n<parameter=deep>\n{"a": "</parameter> \\" </function>", "b": ["<parameter=x>\\\\"]}\n</parameter>\n'
+        '<parameter=city>\n"a" {"b\n</parameter>\n<parameter=days>\n{"a": "\n</parameter>\n</function>\n</tool_call>', "", "",
+        [("weather", {"deep": {"a": '</parameter> " </function>', "b": ["<parameter=x>\\"]}, "city": '"a" {"b', "days": '{"a": "'})]),
     "glm": Transcript("glm", "think", True,
         "ok</think>\n<tool_call>weather\n<arg_key>city</arg_key>\n<arg_value>Paris</arg_value>\n<arg_key>days</arg_key>\n"
         "<arg_value>3</arg_value>\n</tool_call>\n<tool_call>now\n</tool_call>", "ok", "", [("weather", PARIS), ("now", {})]),
