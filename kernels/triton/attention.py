@@ -85,6 +85,7 @@ def _variant(heads: Heads, window: int | None, is_decode: bool) -> tuple[Tiles, 
         "BLOCK_Q": 1 if is_decode else tiles.block_m // group,
         "TILE": tiles.tile,
         "MIN_TILES": _MIN_TILES,
+        "MOST_TILES": _KEYS_AT_MOST // tiles.tile,
         "WINDOW": window or 0,
         "PRECISION": "ieee" if itemsize == 4 else "tf32",
         "IS_DECODE": is_decode,
@@ -93,9 +94,17 @@ def _variant(heads: Heads, window: int | None, is_decode: bool) -> tuple[Tiles, 
     return tiles, constants, (*product, "wide loads")
 
 
+def filling(num_programs: int, processors: int) -> int:
+    """Splits of a row that fill the processors twice. A row is cut into more only where it has too many keys: a launch
+
+    has as many as the longest row there could be may need, and what is split is written and read once more.
+    """
+    return max(1, 2 * processors // num_programs)
+
+
 def num_splits(num_programs: int, num_keys: int, tile: int, processors: int) -> int:
     """A power of two that fills the processors twice, where there are keys enough for so many splits."""
-    wanted = max(2 * processors // num_programs, ceil_div(num_keys, _KEYS_AT_MOST))
+    wanted = max(filling(num_programs, processors), ceil_div(num_keys, _KEYS_AT_MOST))
     possible = max(1, num_keys // (tile * _MIN_TILES))
     return min(next_power_of_2(wanted), next_power_of_2(possible), _MAX_SPLITS)
 
@@ -171,12 +180,14 @@ def _attend(
         # The most there can be, whatever the rows' lengths are.
         num_blocks = rows.num_tokens // constants["BLOCK_Q"] + rows.num_rows
     num_keys = rows.block_tables.shape[1] * heads.block_size
-    splits = num_splits(num_blocks * heads.num_kv_heads, num_keys, tiles.tile, num_processors(q.device))
+    processors = num_processors(q.device)
+    splits = num_splits(num_blocks * heads.num_kv_heads, num_keys, tiles.tile, processors)
     num_partials = q.shape[0] * heads.num_heads * splits if splits > 1 else 0
     workspace = torch.empty(num_partials * (heads.head_dim + 2), dtype=torch.float32, device=q.device)
     arguments = (
         *(q, key_cache, value_cache, rows.block_tables, rows.cu_q, rows.seq_lens, out, workspace),
         *(_arrivals(q.device), *numbers, rows.num_rows, num_partials),
+        filling(num_blocks * heads.num_kv_heads, processors),
         *(q.stride(0), key_cache.stride(0), rows.block_tables.stride(0)),
     )
     grid = (num_blocks, heads.num_kv_heads, splits)
@@ -211,7 +222,7 @@ def launches(dims: Dims) -> list[Launch]:
     heads = Heads(dims.dtype, dims.num_heads, dims.num_kv_heads, dims.head_dim, dims.block_size)
     arguments = (
         *(dims.dtype, dims.cache_dtype, dims.cache_dtype, torch.int32, torch.int32, torch.int32),
-        *(dims.dtype, torch.float32, torch.int32, 1.0, 1.0, 2, 2),
+        *(dims.dtype, torch.float32, torch.int32, 1.0, 1.0, 2, 2, 2),
         (dims.num_heads + 2 * dims.num_kv_heads) * dims.head_dim,
         dims.num_kv_heads * dims.block_size * dims.head_dim,
         2,

@@ -137,7 +137,7 @@ def _merge_when_last(
 
 
 @triton.jit(
-    do_not_specialize=["num_rows", "num_partials", "table_stride"],
+    do_not_specialize=["num_rows", "num_partials", "filling", "table_stride"],
     do_not_specialize_on_alignment=["block_tables", "cu_q", "seq_lens"],
 )
 def attention(
@@ -154,6 +154,7 @@ def attention(
     value_scale,
     num_rows,
     num_partials,
+    filling,
     q_stride,
     block_stride,
     table_stride,
@@ -166,6 +167,7 @@ def attention(
     BLOCK_Q: tl.constexpr,
     TILE: tl.constexpr,
     MIN_TILES: tl.constexpr,
+    MOST_TILES: tl.constexpr,
     WINDOW: tl.constexpr,
     PRECISION: tl.constexpr,
     IS_DECODE: tl.constexpr,
@@ -173,10 +175,11 @@ def attention(
 ):
     """Grid: query blocks (rows, where IS_DECODE: each of one token), key-value heads, splits of the keys.
 
-    scale: of scores, in powers of two. workspace: num_partials sums of values [HEAD_DIM], then as many maxima, then
-    weights; one for each token, query head and split. Splits without work say so by a weight of 0; where one
-    split does it all, it writes the result, and the merge has nothing to do. Where IS_MERGING, the last of a
-    block's splits merges them, counted in arrivals [query blocks, key-value heads], zeros before and after.
+    scale: of scores, in powers of two. filling: splits of a row that fill the device. workspace: num_partials sums of
+    values [HEAD_DIM], then as many maxima, then weights; one for each token, query head and split. Splits without
+    work say so by a weight of 0; where one split does it all, it writes the result, and the merge has nothing to do.
+    Where IS_MERGING, the last of a block's splits merges them, counted in arrivals [query blocks, key-value heads],
+    zeros before and after.
     """
     kv_head = tl.program_id(1)
     split = tl.program_id(2)
@@ -203,7 +206,8 @@ def attention(
         first_key = tl.maximum(num_computed + first_query - WINDOW + 1, 0)
     first_tile = first_key // TILE
     num_tiles = tl.maximum((end_key + TILE - 1) // TILE - first_tile, 0)
-    tiles_each = tl.maximum((num_tiles + num_splits - 1) // num_splits, MIN_TILES)
+    num_wanted = tl.minimum(tl.maximum((num_tiles + MOST_TILES - 1) // MOST_TILES, filling), num_splits)
+    tiles_each = tl.maximum((num_tiles + num_wanted - 1) // num_wanted, MIN_TILES)
     tile_begin = first_tile + split * tiles_each
     tile_end = tl.minimum(tile_begin + tiles_each, first_tile + num_tiles)
 

@@ -101,6 +101,35 @@ def test_long_rows_are_split_and_merged(window, backend, guards) -> None:
     assert relative_error(out, case.expected) < TOLERANCES[torch.bfloat16]
 
 
+def test_a_row_is_split_only_as_far_as_its_keys_demand_where_the_device_is_full(
+    backend, guards, monkeypatch, mode
+) -> None:
+    """A graph's launch has splits for the longest row there could be; most rows are none."""
+    if mode == "ref":
+        pytest.skip("the specification has no splits")
+    from quire.kernels.triton import attention
+
+    merged: list[tuple[torch.Tensor, int, int]] = []
+    merge = attention._merge
+
+    def noted(tensors, value_scale, num_partials, splits, *others):
+        merged.append((tensors[0], num_partials, splits))
+        return merge(tensors, value_scale, num_partials, splits, *others)
+
+    monkeypatch.setattr(attention, "_merge", noted)
+    monkeypatch.setattr(attention, "num_processors", lambda device: 1)
+    monkeypatch.setattr(attention, "_KEYS_AT_MOST", 512)
+    attention._variant.cache_clear()
+    rows = [(1, 1500), (1, 3), (1, 250)]
+    case = make_case(rows, (4, 2, 64), 16, ("bfloat16", "bfloat16"), guards)
+    out = backend.paged_attention(case.q, case.keys, case.values, case.batch, SCALE, None)
+    attention._variant.cache_clear()
+    assert relative_error(out, case.expected) < TOLERANCES[torch.bfloat16]
+    workspace, num_partials, splits = merged[0]
+    weights = workspace[num_partials * 65 :].view(len(rows), 4, splits)
+    assert splits == 4 and (weights > 0).sum(2).tolist() == [[3] * 4, [0] * 4, [0] * 4], "the others were written whole"
+
+
 def test_the_last_split_may_merge_them_all(backend, guards, monkeypatch, mode) -> None:
     if mode == "ref":
         pytest.skip("the specification has no splits")
