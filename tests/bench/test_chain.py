@@ -51,6 +51,6 @@ def test_small_run_measures_every_token(flags: list[str], tmp_path: Path, capsys
 
 def test_service_that_ends_is_named_with_its_last_words() -> None:
     with Deployment(frontends=0, engine_flags=["--max-num-seqs", "none"]) as deployment:
-        deployment.processes["engine-0"].wait(20)
+        deployment.processes["engine-0"].wait(60)
         with pytest.raises(RuntimeError, match=r"(?s)engine-0 ended with code 2:.*'none' is not a int"):
             deployment.check()

@@ -62,7 +62,7 @@ class RunningServer:
         return self
 
     def get(self, path: str) -> bytes:
-        with urllib.request.urlopen(self.url + path, timeout=30) as response:
+        with urllib.request.urlopen(self.url + path, timeout=60) as response:
             return response.read()
 
     def samples(self) -> dict[str, float]:
@@ -75,7 +75,7 @@ class RunningServer:
                 found[name] = float(value)
         return found
 
-    def until_idle(self, seconds: float = 30) -> None:
+    def until_idle(self, seconds: float = 60) -> None:
         """Until a report says that no KV block is held and nothing runs or waits."""
         end = time.monotonic() + seconds
         while True:
@@ -118,7 +118,7 @@ class RunningServer:
         except subprocess.TimeoutExpired:
             self.process.kill()
             raise AssertionError(f"the server does not stop:\n{self.output}") from None
-        self._reader.join(10)
+        self._reader.join(60)
         assert self.process.stdout is not None
         self.process.stdout.close()
         return code

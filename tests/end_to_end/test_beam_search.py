@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import signal
 import time
@@ -116,7 +117,7 @@ def test_a_search_to_the_end_of_the_context_ends_there(demo: RunningServer) -> N
 
 def until(server: RunningServer, is_true: Callable[[dict[str, float]], bool]) -> None:
     """Metrics of the other frontend come with its next report."""
-    end = time.monotonic() + 30
+    end = time.monotonic() + 60
     while not is_true(server.samples()):
         assert time.monotonic() < end, server.samples()
         time.sleep(0.05)
@@ -128,9 +129,12 @@ def test_a_client_that_leaves_frees_every_beam(demo: RunningServer) -> None:
     before = demo.samples().get(name, 0)
     body = {**BEAMS, "prompt": "Hello", "max_tokens": 4000, "ignore_eos": True, "beam_width": 8}
     for is_streamed in (False, True):
-        with pytest.raises(httpx.ReadTimeout):
-            fields = {**body, "stream": is_streamed}
-            httpx.post(demo.url + "/v1/completions", json=fields, timeout=httpx.Timeout(30, read=0.7))
+        content = msgspec.json.encode({**body, "stream": is_streamed})
+        connection = http.client.HTTPConnection(demo.url.removeprefix("http://"), timeout=60)
+        connection.request("POST", "/v1/completions", content, {"content-type": "application/json"})
+        until(demo, lambda samples: samples["quire_requests_in_flight"] > 0)
+        connection.close()
+        until(demo, lambda samples: not samples["quire_requests_in_flight"])
     until(demo, lambda samples: samples.get(name, 0) >= before + 2 and not samples["quire_requests_in_flight"])
     demo.until_idle()
 
@@ -157,8 +161,10 @@ def test_a_search_goes_on_when_its_engine_and_then_its_tokenizer_is_lost() -> No
         os.kill(lost["tokenizer"], signal.SIGKILL)
         assert answer.result(120)["choices"] == undisturbed
         assert all(pids(server, kind) - {pid} for kind, pid in lost.items())
-        samples = server.samples()
-        assert samples["quire_recovery_seconds_count"] > 0 and samples["quire_recovery_seconds_sum"] > 0
-        for name, count in (("tokenizer-0", 1), ("engine-0", 1), ("worker-0-0", 0)):
-            assert samples[f'quire_process_restarts_total{{name="{name}"}}'] == count
+        until(
+            server, lambda samples: samples["quire_recovery_seconds_count"] > 0 < samples["quire_recovery_seconds_sum"]
+        )
+        restarts = {"tokenizer-0": 1, "engine-0": 1, "worker-0-0": 0}
+        restarts = {f'quire_process_restarts_total{{name="{name}"}}': count for name, count in restarts.items()}
+        until(server, lambda samples: restarts.items() <= samples.items())
         server.until_idle()

@@ -30,7 +30,7 @@ def complete(server: RunningServer, prompt: object) -> dict:
     request = urllib.request.Request(
         server.url + "/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
-    with urllib.request.urlopen(request, timeout=30) as response:
+    with urllib.request.urlopen(request, timeout=60) as response:
         return json.load(response)
 
 

@@ -45,7 +45,7 @@ def reference(demo: RunningServer) -> list[Content]:
     return _reference
 
 
-def until(is_true: Callable[[], bool], seconds: float = 30) -> None:
+def until(is_true: Callable[[], bool], seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not is_true():
         assert time.monotonic() < end, "it did not come to be"
@@ -82,17 +82,17 @@ def test_an_exception_and_a_lack_of_memory_in_a_step_cost_a_pause(reference: lis
                 server.until_healthy()
                 verdict = judge(ordinary(), asyncio.run(complete(server, ordinary())), reference)
                 assert verdict.num_same == len(reference), verdict.remarks
-            assert cause in server.output, server.output
-        assert "lower --memory-utilization" in server.output
+            until(lambda cause=cause: cause in server.output)
+        until(lambda: "lower --memory-utilization" in server.output)
         assert server.pids()["engine-0"] == engine
         server.until_idle()
 
 
 def test_a_step_that_never_ends_is_ended_by_the_watchdog(reference: list[Content]):
-    with serving("--fault-points", "freeze@step:20", "--stall-limit", "1") as server:
+    with serving("--fault-points", "freeze@step:20", "--stall-limit", "3") as server:
         verdict = judge(ordinary(), asyncio.run(complete(server, ordinary())), reference)
         assert verdict.num_same == len(reference), verdict.remarks
-        assert "worker-0-0: no sign of life for" in server.output, server.output
+        until(lambda: "worker-0-0: no sign of life for" in server.output)
 
 
 def test_a_request_that_kills_workers_is_found_out_and_harms_nobody_else(reference: list[Content]):

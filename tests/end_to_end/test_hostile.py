@@ -79,7 +79,7 @@ def test_evil_templates_are_refused_while_streams_go_on(guarded: RunningServer) 
 def test_a_clients_own_template_and_values_are_used(guarded: RunningServer) -> None:
     own = "{{ bos_token }}{% for m in messages %}{{ m.content }}{{ suffix }}{% endfor %}"
     fields = {"chat_template": own, "chat_template_kwargs": {"suffix": " and more" * 9}, "return_token_ids": True}
-    answer = httpx.post(guarded.url + CHAT, content=body(**fields), timeout=30)
+    answer = httpx.post(guarded.url + CHAT, content=body(**fields), timeout=60)
     assert answer.status_code == 200
     ids = answer.json()["prompt_token_ids"]
     text = httpx.post(
@@ -89,7 +89,7 @@ def test_a_clients_own_template_and_values_are_used(guarded: RunningServer) -> N
 
 
 def test_a_clients_own_template_needs_the_operators_flag(demo: RunningServer) -> None:
-    answer = httpx.post(demo.url + CHAT, content=body(chat_template="x"), timeout=30)
+    answer = httpx.post(demo.url + CHAT, content=body(chat_template="x"), timeout=60)
     assert answer.status_code == 400 and "--trust-request-chat-template" in answer.json()["error"]["message"]
 
 

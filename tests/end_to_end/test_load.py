@@ -84,7 +84,7 @@ def test_a_thousand_clients_that_connect_and_drop_leave_nothing(demo: RunningSer
         f"POST {CHAT} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     for cycle in range(1000):
-        with socket.create_connection((host, int(port)), timeout=30) as connection:
+        with socket.create_connection((host, int(port)), timeout=60) as connection:
             request = head.encode() + body
             if cycle % 5 == 0:
                 request = request[: cycle % len(request)]

@@ -32,7 +32,7 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def until(is_true, seconds: float = 30) -> None:
+def until(is_true, seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not is_true():
         assert time.monotonic() < end, "it did not come to be"
@@ -101,7 +101,7 @@ def test_a_killed_launcher_takes_the_whole_tree_with_it():
     with serving() as server:
         pids = server.pids()
         server.process.kill()
-        server.process.wait(10)
+        server.process.wait(60)
         until(lambda: not [name for name, pid in pids.items() if is_alive(pid)])
         server.stop()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -16,17 +17,27 @@ LISTENING = "0A"
 
 
 def tree_of(pid: int) -> list[int]:
-    """A process and all below it."""
+    """A process and all below it; threads and helper processes end while they are looked at."""
     found = [pid]
     for each in found:
-        for task in Path(f"/proc/{each}/task").iterdir():
-            found += [int(child) for child in (task / "children").read_text().split()]
+        for task in listed(Path(f"/proc/{each}/task")):
+            with contextlib.suppress(OSError):
+                found += [int(child) for child in (task / "children").read_text().split()]
     return found
+
+
+def listed(folder: Path) -> list[Path]:
+    with contextlib.suppress(OSError):
+        return [*folder.iterdir()]
+    return []
 
 
 def inodes_of(pids: list[int]) -> set[str]:
     """Of the sockets these processes hold."""
-    links = [os.readlink(fd) for pid in pids for fd in Path(f"/proc/{pid}/fd").iterdir() if fd.is_symlink()]
+    links = []
+    for file in (file for pid in pids for file in listed(Path(f"/proc/{pid}/fd"))):
+        with contextlib.suppress(OSError):
+            links.append(os.readlink(file))
     return {link[8:-1] for link in links if link.startswith("socket:[")}
 
 
@@ -62,7 +73,7 @@ interfaces = [line.split(":")[0].strip() for line in open("/proc/net/dev") if ":
 assert interfaces == ["lo"], interfaces
 with serving() as server:
     body = {{"messages": [{{"role": "user", "content": "Count from 1 to 5"}}], "max_tokens": 20}}
-    answer = httpx.post(server.url + "/v1/chat/completions", json=body, timeout=30)
+    answer = httpx.post(server.url + "/v1/chat/completions", json=body, timeout=60)
     print(answer.status_code, answer.json()["usage"]["completion_tokens"] > 0)
 """
 
@@ -80,7 +91,7 @@ def cached(server: RunningServer, key: str, salt: str | None = None) -> int:
     """Tokens of a long prompt that came out of the prefix cache."""
     body = {"messages": [{"role": "user", "content": "the same words " * 40}], "max_tokens": 1, "cache_salt": salt}
     headers = {"authorization": f"Bearer {key}"}
-    answer = httpx.post(server.url + "/v1/chat/completions", json=body, headers=headers, timeout=30).json()
+    answer = httpx.post(server.url + "/v1/chat/completions", json=body, headers=headers, timeout=60).json()
     return answer["usage"]["prompt_tokens_details"]["cached_tokens"]
 
 

@@ -52,7 +52,7 @@ def services(folder: Path, ports: dict[str, int]) -> Iterator[dict[str, subproce
         for process in running.values():
             process.terminate()
         for process in running.values():
-            process.wait(30)
+            process.wait(60)
 
 
 def ask(url: str) -> tuple[int, bytes]:
@@ -85,5 +85,5 @@ def test_the_chain_serves_over_tcp_and_notices_who_is_gone(folder: Path):
         answer = json.loads(ask(url)[1])
         assert "12" in answer["choices"][0]["message"]["content"]
         running["engine"].terminate()
-        assert running["engine"].wait(30) == 0
+        assert running["engine"].wait(60) == 0
         until(lambda: ask(url)[0] == 503)

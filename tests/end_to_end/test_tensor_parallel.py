@@ -56,7 +56,7 @@ def test_without_a_supervisor_a_rank_ends_when_the_other_is_gone() -> None:
         server.process.send_signal(signal.SIGSTOP)
         try:
             os.kill(pids["worker-0-1"], signal.SIGKILL)
-            end = time.monotonic() + 20
+            end = time.monotonic() + 60
             while "worker-0-0" in _alive(server):
                 assert time.monotonic() < end, "rank 0 is still there"
                 time.sleep(0.02)

@@ -12,7 +12,7 @@ import quire.shared
 
 
 def post(demo: RunningServer, path: str, body: dict[str, Any]) -> httpx.Response:
-    return httpx.post(demo.url + path, json=body, timeout=30)
+    return httpx.post(demo.url + path, json=body, timeout=60)
 
 
 def test_a_text_is_its_tokens_and_they_are_the_text(demo: RunningServer) -> None:

@@ -106,7 +106,7 @@ class Deployment:
         for process in self.processes.values():
             process.terminate()
         for process in self.processes.values():
-            process.wait(10)
+            process.wait(60)
 
 
 @pytest.fixture
@@ -231,5 +231,5 @@ def test_sigterm_lets_what_is_open_go_elsewhere(deploy):
     engine = deployment.processes["engine"]
     engine.terminate()
     deployment.until(lambda: deployment.ends() == {1: "moved"})
-    assert engine.wait(10) == 0
+    assert engine.wait(60) == 0
     deployment.until(lambda: deployment.vanished == ["engine-0"])

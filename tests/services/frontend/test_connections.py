@@ -15,7 +15,7 @@ import pytest
 DONE = b"data: [DONE]\n\n\r\n0\r\n\r\n"
 
 
-def eventually(is_true: Callable[[], object], seconds: float = 20.0) -> None:
+def eventually(is_true: Callable[[], object], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not is_true():
         assert time.monotonic() < deadline, "it never came"
@@ -27,7 +27,7 @@ def connected(frontend: Any, data: bytes = b"", receive_buffer: int = 0) -> Iter
     with socket.socket() as connection:
         if receive_buffer:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        connection.settimeout(30)
+        connection.settimeout(60)
         connection.connect(("127.0.0.1", frontend.port))
         connection.sendall(data)
         yield connection
@@ -91,7 +91,7 @@ def test_beyond_the_limit_a_connection_waits_for_another_to_end(fake: Any, start
         waiting.settimeout(0.3)
         with pytest.raises(TimeoutError):
             waiting.recv(1)
-        waiting.settimeout(20)
+        waiting.settimeout(60)
         held[0].close()
         assert b"200 OK" in read_until(waiting, b"usage")
 

@@ -327,7 +327,7 @@ def test_status_shows_services_and_limits(frontend: Any) -> None:
 
 
 def raw(frontend: Any, data: bytes) -> bytes:
-    with socket.create_connection(("127.0.0.1", frontend.port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", frontend.port), timeout=60) as connection:
         connection.sendall(data)
         received = b""
         while part := connection.recv(65536):
@@ -353,7 +353,7 @@ def test_an_offer_of_http2_is_ignored_and_the_body_read(frontend: Any, is_chunke
     sent = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body) if is_chunked else body
     offer = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
     head = b"POST /v1/completions HTTP/1.1\r\nHost: a\r\n" + length + b"\r\n" + offer + b"\r\n"
-    with socket.create_connection(("127.0.0.1", frontend.port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", frontend.port), timeout=60) as connection:
         for _ in range(3):
             whole = head + sent
             connection.sendall(whole[: len(whole) - cut])

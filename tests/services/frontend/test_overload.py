@@ -13,7 +13,7 @@ import pytest
 PATH = "/v1/completions"
 
 
-def eventually(is_true: Callable[[], object], seconds: float = 10.0) -> None:
+def eventually(is_true: Callable[[], object], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not is_true():
         assert time.monotonic() < deadline, "it never came"
@@ -21,7 +21,7 @@ def eventually(is_true: Callable[[], object], seconds: float = 10.0) -> None:
 
 
 def send(frontend: Any, data: bytes) -> socket.socket:
-    connection = socket.create_connection(("127.0.0.1", frontend.port), timeout=20)
+    connection = socket.create_connection(("127.0.0.1", frontend.port), timeout=60)
     connection.sendall(data)
     return connection
 

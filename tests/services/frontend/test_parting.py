@@ -125,7 +125,7 @@ def test_open_connections_are_served_and_streams_end_while_new_ones_go_to_the_ot
     assert len(texts) == 6 and all(text.endswith("data: [DONE]\n\n") and "w199" in text for text in texts)
     for connection in (*kept, sharing.one.client, sharing.other.client):
         connection.close()
-    assert sharing.one.process.wait(30) == 0
+    assert sharing.one.process.wait(60) == 0
     assert httpx.get(sharing.other.url + "/ready").status_code == 200
 
 
@@ -152,7 +152,7 @@ def test_a_server_that_stops_meanwhile_stops_it_too(fake: Any, start: Any) -> No
     sharing.one.process.send_signal(signal.SIGUSR2)
     for process in (sharing.one, sharing.other):
         eventually(lambda process=process: ended(process))
-    assert [process.process.wait(30) for process in (sharing.one, sharing.other)] == [0, 0]
+    assert [process.process.wait(60) for process in (sharing.one, sharing.other)] == [0, 0]
     for thread in streaming:
-        thread.join(30)
+        thread.join(60)
     assert len(texts) == 8 and all("The server is shutting down" in text for text in texts)

@@ -76,7 +76,7 @@ def test_one_under_way_is_cancelled_through_the_other_frontend(pair: Pair, strea
     refused = pair.other.client.delete(path)
     assert refused.status_code == 400 and "cancel it first" in error_of(refused)["message"]
     assert pair.other.client.post(path + "/cancel").json()["status"] == "cancelled"
-    asking.join(20)
+    asking.join(60)
     (answer,) = answers
     assert (events(answer)[-1]["response"] if stream else answer.json())["status"] == "cancelled"
     eventually(lambda: any(abort.cause == "cancelled" for abort in pair.fake.aborts))

@@ -104,7 +104,7 @@ class Deployment:
     def stop_order(self) -> list[str]:
         return self.trace.read_text().split()
 
-    def join(self, timeout_seconds: float = 30.0) -> None:
+    def join(self, timeout_seconds: float = 60.0) -> None:
         self._thread.join(timeout_seconds)
         assert not self._thread.is_alive(), "the supervisor did not end"
 
@@ -145,7 +145,7 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def wait_until(is_so: Callable[[], bool], timeout_seconds: float = 20.0) -> None:
+def wait_until(is_so: Callable[[], bool], timeout_seconds: float = 60.0) -> None:
     deadline = time.monotonic() + timeout_seconds
     while not is_so():
         assert time.monotonic() < deadline, "it did not come to be"

@@ -32,7 +32,7 @@ class Group:
         self.supervisor = Supervisor(config, self.spec, self.recorder, RestartOnLoss())
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
-        assert self.recorder.is_ready.wait(20)
+        assert self.recorder.is_ready.wait(60)
 
     def spec(self, name: str) -> ServiceSpec:
         command = (sys.executable, str(FAKE_SERVICE), "--run-dir", str(self._path), "--name", name)
@@ -48,7 +48,7 @@ class Group:
     def close(self) -> None:
         self.supervisor.ask_to_stop()
         self.supervisor.ask_to_stop()
-        self._thread.join(30)
+        self._thread.join(60)
         assert not self._thread.is_alive()
 
 

@@ -14,7 +14,7 @@ from .conftest import Deploy, Deployment, wait_until
 
 def ready(deploy: Deploy, modes: dict[str, str] | None = None, **settings) -> Deployment:
     deployment = deploy(modes, **settings)
-    assert deployment.recorder.is_ready.wait(20)
+    assert deployment.recorder.is_ready.wait(60)
     return deployment
 
 

@@ -12,7 +12,7 @@ from .conftest import Deploy, wait_until
 
 def test_scaling_up_and_down_changes_the_number_of_tokenizers(deploy: Deploy) -> None:
     deployment = deploy()
-    assert deployment.recorder.is_ready.wait(20)
+    assert deployment.recorder.is_ready.wait(60)
     assert scale(["tokenizer=3", "--run-dir", str(deployment.path)]) == 0
     assert {"tokenizer-0", "tokenizer-1", "tokenizer-2"} <= set(deployment.supervisor.children)
     assert scale(["tokenizers=1", "--run-dir", str(deployment.path)]) == 0
@@ -25,7 +25,7 @@ def test_an_added_service_that_cannot_start_leaves_the_server_up(
     deploy: Deploy, capsys: pytest.CaptureFixture[str]
 ) -> None:
     deployment = deploy({"tokenizer-1": "dies_at_start"})
-    assert deployment.recorder.is_ready.wait(20)
+    assert deployment.recorder.is_ready.wait(60)
     assert scale(["tokenizer=2", "--run-dir", str(deployment.path)]) == 1
     assert "tokenizer-1 could not be started" in capsys.readouterr().err
     assert len(deployment.supervisor.children) == 4
@@ -39,7 +39,7 @@ def test_what_cannot_be_scaled_is_refused(
     deploy: Deploy, capsys: pytest.CaptureFixture[str], target: str, message: str
 ) -> None:
     deployment = deploy()
-    assert deployment.recorder.is_ready.wait(20)
+    assert deployment.recorder.is_ready.wait(60)
     assert scale([target, "--run-dir", str(deployment.path)]) == 1
     assert message in capsys.readouterr().err
 

@@ -156,7 +156,7 @@ def test_a_run_directory_of_a_live_server_is_refused(served: Serve, tmp_path: Pa
     second.mkdir()
     other = Serve(second, "--run-dir", str(served.run_dir))
     try:
-        assert other.process.wait(30) == 1
+        assert other.process.wait(60) == 1
         assert "is held by another server" in other.last_line
     finally:
         other.close()

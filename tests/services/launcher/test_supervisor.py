@@ -19,13 +19,13 @@ from .conftest import CHAIN, FAKE_SERVICE, ROOT, Deploy, is_alive, wait_until
 
 def test_all_ready_makes_the_server_ready(deploy: Deploy) -> None:
     deployment = deploy()
-    assert deployment.recorder.is_ready.wait(20)
+    assert deployment.recorder.is_ready.wait(60)
     assert set(deployment.supervisor.children) == set(CHAIN)
 
 
 def test_services_stop_from_the_top_down(deploy: Deploy) -> None:
     deployment = deploy()
-    assert deployment.recorder.is_ready.wait(20)
+    assert deployment.recorder.is_ready.wait(60)
     deployment.supervisor.ask_to_stop()
     deployment.join()
     assert deployment.outcome is True
@@ -34,7 +34,7 @@ def test_services_stop_from_the_top_down(deploy: Deploy) -> None:
 
 def test_nothing_is_left_after_a_stop(deploy: Deploy) -> None:
     deployment = deploy({"worker-0-0": "leaves_a_child"})
-    assert deployment.recorder.is_ready.wait(20)
+    assert deployment.recorder.is_ready.wait(60)
     pids = [deployment.pid(name) for name in CHAIN]
     pids += [int(line.split()[1]) for line in deployment.recorder.lines if line.startswith("grandchild")]
     assert len(pids) == 5
@@ -62,7 +62,7 @@ def test_a_failed_report_is_the_cause(deploy: Deploy) -> None:
 @pytest.mark.parametrize("name", CHAIN)
 def test_a_kill_of_any_service_ends_all_in_order(deploy: Deploy, name: str) -> None:
     deployment = deploy()
-    assert deployment.recorder.is_ready.wait(20)
+    assert deployment.recorder.is_ready.wait(60)
     os.kill(deployment.pid(name), signal.SIGKILL)
     deployment.join()
     assert deployment.outcome is False
@@ -73,7 +73,7 @@ def test_a_kill_of_any_service_ends_all_in_order(deploy: Deploy, name: str) -> N
 
 def test_a_service_that_does_not_stop_is_killed(deploy: Deploy) -> None:
     deployment = deploy({"frontend-0": "stubborn"}, shutdown_timeout=0.0)
-    assert deployment.recorder.is_ready.wait(20)
+    assert deployment.recorder.is_ready.wait(60)
     deployment.supervisor.ask_to_stop()
     deployment.join()
     ending, is_expected = deployment.recorder.endings["frontend-0"]
@@ -82,7 +82,7 @@ def test_a_service_that_does_not_stop_is_killed(deploy: Deploy) -> None:
 
 def test_a_second_stop_ends_all_now(deploy: Deploy) -> None:
     deployment = deploy({"frontend-0": "stubborn"}, shutdown_timeout=600.0)
-    assert deployment.recorder.is_ready.wait(20)
+    assert deployment.recorder.is_ready.wait(60)
     deployment.supervisor.ask_to_stop()
     wait_until(lambda: deployment.supervisor.children["frontend-0"].is_stopping)
     deployment.supervisor.ask_to_stop()
@@ -146,7 +146,7 @@ class _StartsAgainOnce:
 
 def test_what_stays_down_is_told_to_every_frontend_also_to_later_ones_and_taken_back(deploy: Deploy) -> None:
     deployment = deploy(policy=_StartsAgainOnce())
-    assert deployment.recorder.is_ready.wait(20)
+    assert deployment.recorder.is_ready.wait(60)
     first = deployment.pid("tokenizer-0")
     os.kill(first, signal.SIGKILL)
     wait_until(lambda: deployment.supervisor.children.get("tokenizer-0") is not None)
@@ -166,7 +166,7 @@ def test_what_stays_down_is_told_to_every_frontend_also_to_later_ones_and_taken_
 
 def test_a_death_is_told_at_once_to_everyone_above_workers(deploy: Deploy) -> None:
     deployment = deploy(policy=_StartsAgainOnce())
-    assert deployment.recorder.is_ready.wait(20)
+    assert deployment.recorder.is_ready.wait(60)
     os.kill(deployment.pid("worker-0-0"), signal.SIGKILL)
     looks = {name: Path(f"{deployment.trace}.looks.{name}") for name in CHAIN[:3]}
     wait_until(lambda: all(file.exists() for file in looks.values()))

@@ -42,7 +42,7 @@ class Chain:
         self.run_dir = run_dir
         self.engine = FakeEngine(run_dir)
         self.process = TokenizerProcess(run_dir, "--served-model-name", "demo", "--served-model-name", "second")
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while self.engine.service.directory.entry("tokenizer-0") is None and time.monotonic() < deadline:
             time.sleep(0.01)
         self.frontend = FakeFrontend(run_dir)
@@ -452,7 +452,7 @@ def test_a_prompt_that_ends_within_reasoning_says_so(tmp_path: Path) -> None:
     process = TokenizerProcess(tmp_path / "run", "--chat-template", str(template))
     frontend = None
     try:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while engine.service.directory.entry("tokenizer-0") is None and time.monotonic() < deadline:
             time.sleep(0.01)
         frontend = FakeFrontend(tmp_path / "run")

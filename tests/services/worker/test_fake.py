@@ -255,7 +255,7 @@ class FakeEngine:
         self.client: Client[Any] = Client(address, "engine-0", FromWorker)
         self.client.send(Hello("engine-0", PROTOCOL))
 
-    def next(self, kind: type, within_seconds: float = 10.0) -> Any:
+    def next(self, kind: type, within_seconds: float = 60.0) -> Any:
         """The next message of that kind."""
         end = time.monotonic() + within_seconds
         while time.monotonic() < end:
@@ -312,7 +312,7 @@ def test_process_answers_plans_at_its_pace_and_stamps_them(run_dir: Path, engine
         engine.client.send(plan(0, [(0, 3, 0)], [new_row(0, [5, 6, 7], [0])]))
         assert sampled(engine.next(StepResult)) == sampled(result)
         process.terminate()
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
     assert list(run_dir.iterdir()) == []
 
 
@@ -325,7 +325,7 @@ def test_process_ends_with_the_reason_at_a_broken_plan(run_dir: Path, engine: Fa
         while failed.state != "failed":
             failed = engine.next(Report)
         assert failed.detail == "slot 0: it holds no row"
-        _, errors = process.communicate(timeout=10)
+        _, errors = process.communicate(timeout=60)
         assert process.returncode == 1
         assert errors.splitlines()[-1] == "quire: the plan is broken: slot 0: it holds no row"
 
@@ -339,4 +339,4 @@ def test_fault_points_stop_or_kill_the_process(run_dir: Path, engine: FakeEngine
         process.send_signal(signal.SIGCONT)
         engine.next(StepResult)
         engine.client.send(plan(1, [(0, 1, 3)]))
-        assert process.wait(10) == -signal.SIGKILL
+        assert process.wait(60) == -signal.SIGKILL

@@ -137,7 +137,7 @@ def engine_and_worker(run_dir: Path, num_blocks: int, budget: int, depth: int) -
         for process in processes:
             process.terminate()
         for process in processes:
-            process.wait(10)
+            process.wait(60)
 
 
 def random_submits(chance: random.Random, count: int) -> list[Submit]:

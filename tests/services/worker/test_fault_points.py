@@ -95,7 +95,7 @@ def test_a_process_ends_or_stops(spec: str, code: int):
             _, status = os.waitpid(process.pid, os.WUNTRACED)
             assert os.WIFSTOPPED(status) and os.WSTOPSIG(status) == signal.SIGSTOP
             process.kill()
-        assert process.wait(30) == code or not code
+        assert process.wait(60) == code or not code
     finally:
         process.kill()
         process.wait()

@@ -91,8 +91,8 @@ def test_a_lost_member_is_told_once_and_a_replaced_one_is_lost(tmp_path: Path) -
     watch.start()
     place.close()
     registered(run_dir, "worker-0-1")
-    assert told.wait(20)
-    watch.join(20)
+    assert told.wait(60)
+    watch.join(60)
     assert losses == ["worker-0-1"]
 
 
@@ -103,7 +103,7 @@ def test_a_watch_that_is_stopped_says_nothing(tmp_path: Path) -> None:
     watch.start()
     watch.stop()
     place.close()
-    watch.join(20)
+    watch.join(60)
     assert not watch.is_alive()
 
 
