@@ -125,10 +125,10 @@ def test_an_answer_that_nobody_takes_is_dropped_also_when_it_is_complete(
 def test_a_reader_behind_with_many_logprobs_is_dropped_before_they_fill_the_memory(
     fake: Any, start: Callable[..., Any]
 ) -> None:
-    frontend = start().wait_ready()  # whose --stall-timeout is far away
+    frontend = start("--stall-timeout", "600").wait_ready()
     body = completion("!flood-on", stream=True, n=2, logprobs=20)
     with connected(frontend, body, receive_buffer=4096):
-        eventually(lambda: [abort.cause for abort in list(fake.aborts)] == ["slow_reader"], 25.0)
+        eventually(lambda: [abort.cause for abort in list(fake.aborts)] == ["slow_reader"], 120.0)
         assert metric(frontend, 'quire_connections_dropped_total{cause="stalled"}') == 1
 
 
