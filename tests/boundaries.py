@@ -74,8 +74,18 @@ def cases() -> Iterator[Case]:
             def put(value: Any, name: str = name, base: dict[str, Any] = base) -> dict[str, Any]:
                 return {**base, **COMPANIONS.get(name, {}), name: value}
 
+            if not _may_be_boolean(schema):
+                yield Case(path, name, True, False, "", json.dumps(put(True)).encode())
             for field, value, is_inside, limit, filled in _walk(name, schema, put, whole):
                 yield Case(path, field, value, is_inside, limit, json.dumps(filled).encode())
+
+
+def _may_be_boolean(schema: dict[str, Any]) -> bool:
+    if "anyOf" in schema:
+        return any(_may_be_boolean(one) for one in schema["anyOf"])
+    if not {"type", "enum", "$ref"} & set(schema):
+        return True  # any JSON
+    return "boolean" in str(schema.get("type")) or any(isinstance(value, bool) for value in schema.get("enum", ()))
 
 
 def _walk(
@@ -86,6 +96,7 @@ def _walk(
     for one in schema.get("anyOf", []):
         yield from _walk(field, one, put, whole)
     if "$ref" in schema:
+        yield field, 5, False, "", put(5)
         name, target = schema["$ref"].rpartition("/")[2], _resolved(schema, whole)
         for inner, inner_schema in target.get("properties", {}).items():
 
@@ -106,6 +117,9 @@ def _edges(schema: dict[str, Any], whole: dict[str, Any]) -> Iterator[tuple[Any,
         yield from ((value, True, "") for value in schema["enum"])
         yield "no such value", False, ""
         return
+    if "boolean" in str(schema.get("type")):
+        yield True, True, ""
+        yield "yes", False, ""
     step = 1 if "integer" in str(schema.get("type")) else 0.001
     if "minimum" in schema:
         yield schema["minimum"], True, ""

@@ -91,6 +91,8 @@ def test_a_clients_own_template_and_values_are_used(guarded: RunningServer) -> N
 def test_a_clients_own_template_needs_the_operators_flag(demo: RunningServer) -> None:
     answer = httpx.post(demo.url + CHAT, content=body(chat_template="x"), timeout=60)
     assert answer.status_code == 400 and "--trust-request-chat-template" in answer.json()["error"]["message"]
+    counted = httpx.post(demo.url + "/tokenize", content=body(chat_template="x"), timeout=30)
+    assert counted.status_code == 400 and counted.json()["error"]["param"] == "chat_template"
 
 
 def test_every_bound_over_http_just_inside_and_just_outside(demo: RunningServer) -> None:

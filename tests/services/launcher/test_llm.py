@@ -108,6 +108,14 @@ def test_prompts_are_scored_cut_and_kept_apart(llm: LLM) -> None:
     assert cached[1] == 0 < cached[0] == cached[2]
 
 
+def test_bad_words_are_not_written(llm: LLM) -> None:
+    prompt = "Once upon a time there was a little"
+    (plain,) = llm.generate(prompt, SamplingParams(temperature=0, max_tokens=40))
+    pair = " ".join(plain.text.split()[1:3])
+    (without,) = llm.generate(prompt, SamplingParams(temperature=0, max_tokens=40, bad_words=[pair]))
+    assert pair in plain.text and pair not in without.text and without.text
+
+
 def test_a_seed_repeats_and_choices_differ(llm: LLM) -> None:
     params = SamplingParams(n=4, temperature=1.5, seed=7, max_tokens=24, ignore_eos=True)
     once, again = llm.generate(["Once upon a time"] * 2, params)
