@@ -91,6 +91,10 @@ class Permit:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.give_back()
+
+    def give_back(self) -> None:
+        """Before an answer's last bytes go out: who has them may come again at once."""
         if self._admission is not None:
             self._admission.leave(self)
             self._admission = None

@@ -155,7 +155,9 @@ class _Generation:
                 steady = Intervals(answer, self._asked.tokens_per_chunk) if self._asked.tokens_per_chunk > 1 else answer
                 await self._stream(steady, tally)
             else:
-                await self._exchange.respond(200, await self._whole(answer, tally))
+                whole = await self._whole(answer, tally)
+                self._permit.give_back()
+                await self._exchange.respond(200, whole)
             await self._app.turnstile.enter()
         except ApiError as error:
             self._facts.outcome = error.code
@@ -218,7 +220,10 @@ class _Generation:
 
     async def _stream(self, answer: Answer, tally: Tally) -> None:
         hold_seconds = self._app.config.queue_timeout
-        stream = EventStream(self._exchange, self._mailbox, answer, self._asked, tally, self._on_first, hold_seconds)
+        stream = EventStream(
+            self._exchange, self._mailbox, answer, self._asked, tally,
+            self._on_first, self._permit.give_back, hold_seconds,
+        )  # fmt: skip
         # A task of its own: a delta then wakes three coroutines and not all those between it and the route.
         # Not a name here: what it raises refers to this frame, which would refer to it.
         self._sending = self._app.loop.create_task(stream.run())

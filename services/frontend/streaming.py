@@ -37,7 +37,7 @@ class EventStream:
     at most."""
 
     __slots__ = (
-        "_answer", "_asked", "_exchange", "_hold_seconds", "_on_first", "_tally", "_transport",
+        "_answer", "_asked", "_exchange", "_hold_seconds", "_on_first", "_on_last", "_tally", "_transport",
         "has_moved", "is_sending", "mailbox", "quiet_since",
     )  # fmt: skip
 
@@ -49,6 +49,7 @@ class EventStream:
         asked: Asked,
         tally: Tally,
         on_first: Callable[[], None],
+        on_last: Callable[[], None],
         hold_seconds: float,
     ) -> None:
         self._exchange = exchange
@@ -56,6 +57,7 @@ class EventStream:
         self._asked = asked
         self._tally = tally
         self._on_first = on_first
+        self._on_last = on_last
         self._hold_seconds = hold_seconds
         self._transport: Any = None
         if exchange.scope.get("http_version") == "1.1" and not asked.is_scoring:  # 1.0 has no chunks
@@ -79,6 +81,7 @@ class EventStream:
         try:
             await self._send_deltas(first)
         except ApiError as error:
+            self._on_last()
             await self._send(self._answer.failed(error), more=False)
             raise
 
@@ -118,6 +121,7 @@ class EventStream:
                     frames = b""
             deltas = []
             if tally.num_open == 0:
+                self._on_last()
                 await self._send(frames + self._answer.closing() + self._answer.done, more=False)
                 return
             if frames:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import time
 from collections.abc import Callable
@@ -105,6 +106,28 @@ def test_one_key_cannot_take_the_place_of_the_others(fake: Any, start: Callable[
     assert frontend.client.post(PATH, json={"prompt": "x"}, headers=second).status_code == 200
     held.close()
     eventually(lambda: frontend.client.post(PATH, json={"prompt": "x"}, headers=first).status_code == 200)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_who_has_a_whole_answer_may_come_again_at_once(fake: Any, start: Callable[..., Any], stream: bool) -> None:
+    """Also when many end together, whose ends wait for each other."""
+    frontend = start("--max-in-flight", "16").wait_ready()
+    body = json.dumps({"prompt": "x", "stream": stream}).encode()
+    head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    end = b"0\r\n\r\n" if stream else b"}"
+    connections = [send(frontend, b"") for _ in range(16)]
+    for _ in range(20):
+        for connection in connections:
+            connection.sendall(head + body)
+        for connection in connections:
+            received = b""
+            while b"[DONE]" not in received and b'"usage"' not in received:
+                received += connection.recv(65536)
+                assert received.startswith(b"HTTP/1.1 200 "), received
+            while not received.endswith(end):
+                received += connection.recv(65536)
+    for connection in connections:
+        connection.close()
 
 
 def test_retry_after_follows_how_fast_answers_end(fake: Any, start: Callable[..., Any]) -> None:
