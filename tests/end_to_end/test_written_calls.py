@@ -63,9 +63,9 @@ SCHEMAS: dict[str, dict[str, Any]] = {
         "additionalProperties": False,
     },
 }
-FORMS = [
-    (name, kind) for name in TOOL_FORMATS for kind in ("special", "ordinary") if (name, kind) != ("harmony", "ordinary")
-]
+KINDS = ("special", "ordinary")
+# Text drawn at random never spells the end of a harmony message.
+FORMS = [(name, kind) for name in TOOL_FORMATS for kind in KINDS if (name, kind) != ("harmony", "ordinary")]
 
 
 def use(choice: str, name: str = "", is_parallel: bool = True, strict: bool | None = None) -> ToolUse:
