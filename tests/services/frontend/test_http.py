@@ -300,6 +300,11 @@ def test_models_are_listed_and_found_by_names_with_slashes(frontend: Any) -> Non
     one = frontend.client.get("/v1/models/org/demo:latest").json()
     assert one == listed["data"][1]
     assert one["max_model_len"] == 2048 and one["object"] == "model" and one["owned_by"]
+    assert isinstance(one["created"], int) and one["root"] == "/models/demo" and one["parent"] is None
+    missing = frontend.client.get("/v1/models/org/other")
+    error = missing.json()["error"]
+    assert (missing.status_code, error["code"], error["param"]) == (404, "model_not_found", "model")
+    assert all(name in error["message"] for name in ("org/other", "demo", "org/demo:latest"))
 
 
 def test_probes_answer(frontend: Any) -> None:
