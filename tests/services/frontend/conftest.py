@@ -197,7 +197,9 @@ class FakeTokenizer:
             size = 3 if "!bits" in text else len(written)
             return Row([written[at : at + size] for at in range(0, len(written), size or 1)] or [""])
         if "!flood" in text:
-            return Row(["~" * 4096] * 2_000, None if "!flood-on" in text else "length")
+            return Row(
+                ["~" * 4096] * (50_000 if "!flood-on" in text else 2_000), None if "!flood-on" in text else "length"
+            )
         if "!error" in text:
             return Row(["par", "tial"], "error", message="The worker stumbled.")
         if "!stuck" in text:

@@ -119,7 +119,8 @@ def test_what_a_lost_tokenizer_carried_is_sent_again(pair: Pair, run_dir: Any, f
         first = made(pair.one)
         eventually(lambda: len(pair.other.client.get("/status").json()["services"]) == 4)
         pair.fake.close()
-        assert pair.other.client.get("/v1/responses/" + first["id"]).json() == first
+        # Where a machine is too busy for an answer in time, it says so and is asked again.
+        eventually(lambda: pair.other.client.get("/v1/responses/" + first["id"]).json() == first)
     finally:
         second.close()
 
