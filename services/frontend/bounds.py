@@ -77,7 +77,7 @@ class Items(msgspec.Struct, frozen=True):
 
     min_items: int
     max_items: int = 0
-    of: Number | Text | Items | None = None
+    of: Number | Text | Choice | Items | None = None
     keys: Text | None = None
     setting: str = ""
 

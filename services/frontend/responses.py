@@ -20,6 +20,7 @@ from .chat_protocol import ChatRequest
 from .exchange import Exchange
 from .generation import Endpoint, generate
 from .parsed_request import ParsedRequest
+from .protocol import unsupported
 from .response_store import StoredResponse
 from .responses_answer import ResponseAnswer, response_of_item
 from .responses_input import input_items, messages_of, referred_to, resolved
@@ -104,7 +105,13 @@ class _Call:
             top_p=request.top_p,
             max_completion_tokens=request.max_output_tokens,
             response_format=response_format_of(request),
+            logprobs=True if request.has_logprobs else None,
+            top_logprobs=request.top_logprobs if request.has_logprobs else None,
         )
+        card = self._app.client.card
+        marks = card.reasoning_ids if card is not None and card.reasoning_format else None
+        if request.has_logprobs and marks is not None and (marks.start or not marks.ends):
+            raise unsupported("top_logprobs", "of a model whose reasoning does not end at one token")
         return ParsedRequest(chat, [prompt], use)
 
     async def _conversation(self, previous_id: str | None) -> list[dict[str, Any]]:
@@ -155,7 +162,7 @@ class _Call:
             "background": False,
             "instructions": request.instructions,
             "max_output_tokens": request.max_output_tokens,
-            "max_tool_calls": None,
+            "max_tool_calls": request.max_tool_calls,
             "metadata": request.metadata or {},
             "parallel_tool_calls": request.parallel_tool_calls is not False,
             "previous_response_id": request.previous_response_id,
@@ -169,7 +176,7 @@ class _Call:
             "text": _shown_text(request),
             "tool_choice": request.tool_choice or "auto",
             "tools": [_shown(tool) for tool in request.tools or []],
-            "top_logprobs": 0,
+            "top_logprobs": request.top_logprobs or 0,
             "top_p": request.top_p,
             "truncation": "disabled",
             "user": request.user,

@@ -17,6 +17,7 @@ from .answers import Asked, Tally, encode
 from .choice_output import ChoiceOutput, Parsing
 from .mailbox import Delta
 from .output_events import End, Event, Reasoning, Text, ToolArgs, ToolEnd, ToolStart
+from .response_logprobs import TextLogprobs, in_event
 
 _NO_PARSING = Parsing("", "", ReasoningIds(), {})
 _PARTS = {"message": "output_text", "reasoning": "reasoning_text"}
@@ -38,6 +39,9 @@ class ResponseAnswer:
     ) -> None:
         self._tally = tally
         self._output = ChoiceOutput(asked.parsing or _NO_PARSING, accepted[0].starts_in_reasoning)
+        end_ids = asked.parsing.reasoning_ids.ends if asked.parsing is not None else []
+        self._logprobs = TextLogprobs(asked.logprobs, end_ids)
+        self._has_reasoned = accepted[0].starts_in_reasoning
         self._on_change = on_change
         self._items: list[dict[str, Any]] = []
         self._pieces: list[str] = []
@@ -76,15 +80,15 @@ class ResponseAnswer:
     def failed(self, error: ApiError) -> bytes:
         """How the stream ends when the answer does not: with what there is of it."""
         status = "cancelled" if self.is_cancelled else "failed"
+        closed = self._close("incomplete")
         self.response |= {"status": status, "output": self._items, "usage": self._usage()}
         if self.is_cancelled:
             self._on_change(self.response)
-            return self._event("response.incomplete", response=self.response)
+            return closed + self._event("response.incomplete", response=self.response)
         self.response["error"] = {"code": "server_error", "message": error.message}
         self._on_change(self.response)
-        return self._event("error", code=error.code, message=error.message, param=error.param) + self._event(
-            "response.failed", response=self.response
-        )
+        told = self._event("error", code=error.code, message=error.message, param=error.param)
+        return closed + told + self._event("response.failed", response=self.response)
 
     def whole(self, choices: list[Delta]) -> bytes:
         for event in self._events(choices[0]):
@@ -94,6 +98,7 @@ class ResponseAnswer:
     # --- what both are made of
 
     def _events(self, delta: Delta) -> list[Event]:
+        self._logprobs.feed(delta)
         events = self._output.events(delta)
         if delta.finish_reason is not None:
             self._tally.reasoning_tokens += self._output.reasoning_tokens
@@ -103,6 +108,7 @@ class ResponseAnswer:
         if isinstance(event, Text):
             return self._open("message") + self._piece("response.output_text.delta", event.text, content_index=0)
         if isinstance(event, Reasoning):
+            self._has_reasoned = True
             return self._open("reasoning") + self._piece("response.reasoning_text.delta", event.text, content_index=0)
         if isinstance(event, ToolStart):
             return self._close() + self._open("function_call", call_id=event.id, name=event.name)
@@ -135,7 +141,7 @@ class ResponseAnswer:
     def _piece(self, kind: str, text: str, **fields: Any) -> bytes:
         self._pieces.append(text)
         if kind == "response.output_text.delta":
-            fields["logprobs"] = []
+            fields["logprobs"] = in_event(self._logprobs.take(self._has_reasoned))
         return self._about(kind, delta=text, **fields)
 
     def _close(self, status: str = "completed") -> bytes:
@@ -151,7 +157,11 @@ class ResponseAnswer:
         else:
             part = _part(kind, text)
             item["content"] = [part]
-            extra = {"logprobs": []} if kind == "message" else {}
+            extra: dict[str, Any] = {}
+            if kind == "message":
+                self._logprobs.take(self._has_reasoned)
+                part["logprobs"] = self._logprobs.all
+                extra["logprobs"] = in_event(self._logprobs.all)
             written = self._about(f"response.{_PARTS[kind]}.done", content_index=0, text=text, **extra)
             written += self._about("response.content_part.done", content_index=0, part=part)
         return written + self._event("response.output_item.done", output_index=len(self._items) - 1, item=item)

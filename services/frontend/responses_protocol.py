@@ -16,13 +16,27 @@ from .bounds import MAX_ID, Choice, Items, Json, Number, Text, check, out_of_bou
 from .chat_protocol import MESSAGES
 from .chat_tools import OBJECT, ToolFunction, ToolUse
 from .constraint_fields import JsonSchema, ResponseFormat
-from .protocol import ABSENT, decode, json_of, refuse_unsupported, unsupported
+from .protocol import ABSENT, LOGPROBS, decode, json_of, refuse_unsupported, unsupported
 
 _ROLES = ("user", "assistant", "system", "developer")
 _LARGE_TEXT = Text(0, 64 << 20)
 """The body's own limit is lower and decides."""
 _REFUSED = Json(64 << 10, is_refused=True)
 _MAX_PARTS = 2048
+
+
+_LOGPROBS = "message.output_text.logprobs"
+_INCLUDABLE = (
+    _LOGPROBS,
+    "reasoning.encrypted_content",
+    "message.input_image.image_url",
+    "file_search_call.results",
+    "web_search_call.results",
+    "web_search_call.action.sources",
+    "computer_call_output.output.image_url",
+    "code_interpreter_call.outputs",
+)
+"""What OpenAI's clients ask for; all but the first is of things that no answer of ours has."""
 
 
 class ResponsePart(msgspec.Struct):
@@ -100,13 +114,19 @@ class ResponsesRequest(msgspec.Struct, kw_only=True):
     reasoning: ResponseReasoning | None = None
     metadata: Annotated[dict[str, str] | None, Items(0, 16, Text(0, 512), keys=Text(0, 64))] = None
     truncation: Annotated[str | None, Choice(("auto", "disabled"))] = None
-    top_logprobs: Annotated[int | None, Number(0, 20)] = None
-    include: Annotated[list[str] | None, Items(0, 16, Text(0, 64))] = None
+    top_logprobs: Annotated[int | None, LOGPROBS] = None
+    include: Annotated[list[str] | None, Items(0, 16, Choice(_INCLUDABLE))] = None
     background: bool | None = None
     user: Annotated[str | None, Text(0, 512)] = None
     service_tier: Annotated[str | None, Text(0, 64)] = None
+    max_tool_calls: Annotated[int | None, Number(1, MAX_ID)] = None
+    """Of built-in tools, which this server does not have."""
     conversation: Annotated[msgspec.Raw, _REFUSED] = ABSENT
     prompt: Annotated[msgspec.Raw, _REFUSED] = ABSENT
+
+    @property
+    def has_logprobs(self) -> bool:
+        return self.top_logprobs is not None or _LOGPROBS in (self.include or [])
 
 
 _decoder = msgspec.json.Decoder(ResponsesRequest)
@@ -123,8 +143,9 @@ def parse_responses(body: bytes) -> ResponsesRequest:
         raise unsupported("background", "mode")
     if request.truncation == "auto":
         raise unsupported("truncation", "'auto'")
-    if request.top_logprobs:
-        raise unsupported("top_logprobs", "of responses")
+    if request.has_logprobs and request.tools and request.tool_choice != "none":
+        field = "include" if request.top_logprobs is None else "top_logprobs"
+        raise unsupported(field, "of answers that may be calls")
     asked = request.text.format if request.text is not None else None
     if asked is not None and asked.type == "json_schema" and not json_of(asked.schema):
         raise ApiError(MISSING_PARAMETER, "text.format.schema is required.", "text.format.schema")

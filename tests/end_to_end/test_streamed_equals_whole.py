@@ -63,6 +63,7 @@ COMPLETIONS: dict[str, dict[str, Any]] = {
 RESPONSES: dict[str, dict[str, Any]] = {
     "plain": {"instructions": "Be brief."},
     "cut": {"max_output_tokens": 4},
+    "logprobs": {"top_logprobs": 2},
     "tool": {"input": WEATHER, "tools": [{"type": "function", **FUNCTION}]},
     "forced tool": {"tools": [{"type": "function", **FUNCTION}], "tool_choice": "required", "max_output_tokens": 60},
     "schema": {"text": {"format": {"type": "json_schema", "name": "x", "schema": SCHEMA}}},

@@ -49,6 +49,7 @@ RESPONSES = {
     "format": {"input": "A book, please", "max_output_tokens": 200, "text": {"format": {
         "type": "json_schema", "name": "book", "strict": True, "schema": {"enum": [1, 2]}}}},
     "cut": {"input": "Count from 1 to 50", "max_output_tokens": 16},
+    "logprobs": {"input": "Spell quire", "top_logprobs": 2, "include": ["message.output_text.logprobs"]},
 }  # fmt: skip
 MESSAGES = {
     "text": {"messages": SPELL, "system": [{"type": "text", "text": "Be brief."}]},

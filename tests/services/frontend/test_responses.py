@@ -316,3 +316,46 @@ def test_the_store_keeps_its_bytes_and_drops_what_was_not_used_longest() -> None
     for name in "acd":
         store.delete(name)
     assert store.size_bytes == 0
+
+
+def logprobs_of(response: dict[str, Any]) -> list[str]:
+    (part,) = response["output"][-1]["content"]
+    return [entry["token"] for entry in part["logprobs"]]
+
+
+@pytest.mark.parametrize("fields", [{"top_logprobs": 2}, {"include": ["message.output_text.logprobs"]}], ids=str)
+def test_the_text_has_logprobs_and_its_deltas_have_the_same(parsing: Any, fields: dict[str, Any]) -> None:
+    body = say("Well, then.", "!bits", **fields)
+    whole = plain(parsing, body)
+    assert "".join(logprobs_of(whole)) == "Well, then."
+    entry = whole["output"][0]["content"][0]["logprobs"][0]
+    num_top = fields.get("top_logprobs", 0)
+    assert len(entry["top_logprobs"]) == num_top == whole["top_logprobs"] and entry["bytes"] == [87, 101, 108]
+    stream = events(parsing.client.post("/v1/responses", json={**body, "stream": True}))
+    assert without_ids(stream[-1]["response"]) == without_ids(whole)
+    shown = [one for event in stream if event["type"] == "response.output_text.delta" for one in event["logprobs"]]
+    (done,) = [event for event in stream if event["type"] == "response.output_text.done"]
+    assert shown == done["logprobs"] and [one["token"] for one in shown] == logprobs_of(whole)
+    assert set(shown[0]) == {"token", "logprob", "top_logprobs"}
+
+
+def test_logprobs_are_refused_where_tokens_may_be_of_calls_and_unknown_wishes_by_name(parsing: Any) -> None:
+    for fields, param in (
+        ({"top_logprobs": 1, "tools": [TOOL]}, "top_logprobs"),
+        ({"include": ["message.output_text.logprobs"], "tools": [TOOL]}, "include"),
+        ({"include": ["everything"]}, "include[0]"),
+        ({"top_logprobs": 21}, "top_logprobs"),
+    ):
+        response = parsing.client.post("/v1/responses", json=say("x", **fields))
+        assert response.status_code == 400 and error_of(response)["param"] == param, fields
+    assert plain(parsing, say("x", top_logprobs=1, tools=[TOOL], tool_choice="none", max_tool_calls=3))
+    assert plain(parsing, say("x", include=["reasoning.encrypted_content"], max_tool_calls=3))["max_tool_calls"] == 3
+
+
+def test_what_came_of_a_text_before_it_failed_is_stored(parsing: Any) -> None:
+    stream = events(parsing.client.post("/v1/responses", json={"input": "!error", "stream": True}))
+    kinds = [event["type"] for event in stream]
+    assert kinds[-3:] == ["response.output_item.done", "error", "response.failed"]
+    stored = parsing.client.get("/v1/responses/" + stream[-1]["response"]["id"]).json()
+    (item,) = stored["output"]
+    assert item["status"] == "incomplete" and item["content"][0]["text"] == "partial"
