@@ -53,19 +53,33 @@ class Outcome(Struct):
 
     def slopes(self) -> dict[str, Slope]:
         """Of resident memory, by service, over the later half of the life of those that are there at the end."""
-        if not self.samples:
-            return {}
+        found = {name: slope(points) for name, points in self._judged().items()}
+        return {name: one for name, one in found.items() if one is not None}
+
+    def _judged(self) -> dict[str, list[tuple[float, float]]]:
+        """Seconds and bytes, by service."""
         found = {}
-        for name, pid in sorted(self.samples[-1].pids.items()):
+        for name, pid in sorted(self.samples[-1].pids.items()) if self.samples else ():
             points = [(one.at, one.resident_bytes[pid]) for one in self.samples if pid in one.resident_bytes]
-            if (its := slope(later_half(points))) is not None:
-                found[name] = its
+            found[name] = later_half(points)
         return found
 
     def growing(self) -> list[str]:
-        """Services of which it is sure that they grow by more than MOST_GROWTH."""
-        slopes = self.slopes().items()
-        return [name for name, one in slopes if one.low > MOST_GROWTH and one.seconds > _SURE_SECONDS]
+        """Services of which it is sure that they grow by more than MOST_GROWTH: over the whole time, and over either
+
+        half of it. One step is no growth: what a process has once held at once, its allocator may keep.
+        """
+        slopes = self.slopes()
+        found = []
+        for name, points in self._judged().items():
+            one = slopes.get(name)
+            if one is None or one.low <= MOST_GROWTH or one.seconds <= _SURE_SECONDS:
+                continue
+            middle = len(points) // 2
+            halves = [slope(points[:middle]), slope(points[middle:])]
+            if all(half is not None and half.mib_per_hour > MOST_GROWTH for half in halves):
+                found.append(name)
+        return found
 
 
 def sample(server: RunningServer) -> Sample:

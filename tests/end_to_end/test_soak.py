@@ -31,3 +31,12 @@ def test_growth_is_seen():
     assert slopes["engine-0"].mib_per_hour == pytest.approx(3600 / 64) and slopes["frontend-0"].mib_per_hour == 0
     assert outcome.growing() == ["engine-0"]
     assert outcome.grown_files() == {"engine-0": (10, 30)}
+
+
+@pytest.mark.parametrize("share", [0.6, 0.75, 0.9])
+def test_a_single_step_is_no_growth(share: float) -> None:
+    samples = [
+        Sample(float(at), {7: (100 << 20) + (at > share * 1200) * (3 << 20)}, {}, {"launcher-0": 7})
+        for at in range(0, 1200, 2)
+    ]
+    assert not Outcome(Verdict(), 20.0, {}, 0, 0, samples, {}, {}).growing()
