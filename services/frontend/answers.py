@@ -21,6 +21,9 @@ from .mailbox import Delta
 LOWEST_LOGPROB = -9999.0
 """Stands for minus infinity, which JSON cannot say."""
 
+COMMENT = b": keep-alive\n\n"
+"""What a stream carries while there is nothing to tell: no client sees it."""
+
 _encoder = msgspec.json.Encoder()
 encode = _encoder.encode
 
@@ -114,6 +117,11 @@ class Answer(Protocol):
         """What ends a stream, behind everything."""
         ...
 
+    @property
+    def keep_alive(self) -> bytes:
+        """What a stream carries while there is nothing to tell."""
+        ...
+
     def failed(self, error: ApiError) -> bytes:
         """How a stream that has begun says that it failed, and ends."""
         ...
@@ -127,6 +135,7 @@ class OpenAiEvents:
     """How streams of chat and text completions end."""
 
     done = b"data: [DONE]\n\n"
+    keep_alive = COMMENT
 
     def failed(self, error: ApiError) -> bytes:
         return b"data: " + error.envelope() + b"\n\n" + self.done

@@ -12,7 +12,7 @@ import msgspec
 from quire.shared.errors import ApiError
 from quire.shared.messages import Accepted, ReasoningIds
 
-from .answers import Asked, Tally, encode
+from .answers import COMMENT, Asked, Tally, encode
 from .choice_output import ChoiceOutput, Parsing
 from .mailbox import Delta
 from .output_events import End, Event, Reasoning, Text, ToolArgs, ToolStart
@@ -51,6 +51,11 @@ class AnthropicAnswer:
         """Of the last content block."""
 
     # --- streamed
+
+    @property
+    def keep_alive(self) -> bytes:
+        """Anthropic's own event, once the message has begun: clients take no event before."""
+        return _event("ping") if self._has_begun else COMMENT
 
     def opening(self) -> bytes:
         return b""

@@ -56,7 +56,8 @@ class AnthropicEvent(Shape):
     """The data of each server-sent event; its `event:` line is its type. There is no [DONE]."""
 
     type: str
-    """message_start | content_block_start | content_block_delta | content_block_stop | message_delta | message_stop."""
+    """ping | message_start | content_block_start | content_block_delta | content_block_stop | message_delta |
+    message_stop."""
     message: AnthropicAnswerMessage | None = None
     index: int | None = None
     content_block: AnthropicBlock | None = None

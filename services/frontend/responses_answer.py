@@ -13,7 +13,7 @@ from typing import Any
 from quire.shared.errors import ApiError
 from quire.shared.messages import Accepted, ReasoningIds
 
-from .answers import Asked, Tally, encode
+from .answers import COMMENT, Asked, Tally, encode
 from .choice_output import ChoiceOutput, Parsing
 from .mailbox import Delta
 from .output_events import End, Event, Reasoning, Text, ToolArgs, ToolEnd, ToolStart
@@ -28,6 +28,7 @@ class ResponseAnswer:
     """Writes one response. `base`: what is shown of the request; `on_change`: told of each state to be stored."""
 
     done = b""
+    keep_alive = COMMENT
 
     def __init__(
         self,

@@ -25,6 +25,10 @@ class Intervals:
     def done(self) -> bytes:
         return self._answer.done
 
+    @property
+    def keep_alive(self) -> bytes:
+        return self._answer.keep_alive
+
     def opening(self) -> bytes:
         return self._answer.opening()
 

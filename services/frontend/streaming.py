@@ -29,7 +29,6 @@ _MAX_SEND_BYTES = 256 << 10
 """What is handed to a connection at once, however much waits for a slow reader."""
 _MAX_PENDING_ENTRIES = 65536
 """Tokens of logprobs (some 16 MiB) that may wait for a reader that is behind; text is small beside them."""
-_KEEP_ALIVE = b": keep-alive\n\n"
 
 
 class EventStream:
@@ -104,7 +103,7 @@ class EventStream:
         while True:
             deltas = deltas or mailbox.take_now() or await mailbox.take()
             if not deltas:
-                await self._send(_KEEP_ALIVE)
+                await self._send(self._answer.keep_alive)
                 continue
             frames = b""
             if is_first:

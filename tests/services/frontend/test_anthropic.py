@@ -213,6 +213,22 @@ def test_a_stream_that_fails_ends_with_an_error_event(parsing: Any) -> None:
     assert found[-1]["type"] == "error" and found[-1]["error"]["type"] == "api_error"
 
 
+def test_a_quiet_message_carries_pings_once_it_has_begun(fake: Any, start: Any) -> None:
+    process = start("--keep-alive-interval", "0.1", "--queue-timeout", "0.2").wait_ready()
+    for prompt, wanted in (("!stuck", "event: ping"), ("!hang", ": keep-alive")):
+        body = {"max_tokens": 9, "stream": True, "messages": [{"role": "user", "content": prompt}]}
+        with process.client.stream("POST", "/v1/messages", json=body) as stream:
+            lines = []
+            for line in stream.iter_lines():
+                lines.append(line)
+                if lines.count(wanted) == 3:
+                    break
+        if prompt == "!stuck":
+            assert lines[0] == "event: message_start" and 'data: {"type":"ping"}' in lines
+        else:
+            assert set(lines) == {wanted, ""}
+
+
 def test_arguments_that_are_no_object_are_shown_as_they_were_written(parsing: Any) -> None:
     text = '<tool_call>{"name": "f", "arguments": [1]}</tool_call>'
     assert plain(parsing, say(text, tools=[TOOL]))["content"][0]["input"] == {"INVALID_JSON": "[1]"}
