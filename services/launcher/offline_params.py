@@ -89,6 +89,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     """The same of the prompt's tokens, in the output's `prompt_logprobs`."""
     truncate_prompt_tokens: int | None = None
     """Only so many of the prompt's tokens, its last ones; -1: as many as fit."""
+    truncation_side: str = "left"
+    """Where tokens are left out: at "left", or at "right", which keeps the first ones."""
     priority: int = 0
     cache_salt: str = ""
     """Only prompts with the same one share what the prefix cache has of them."""
@@ -109,6 +111,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(f"min_tokens is {self.min_tokens}; max_tokens is {self.max_tokens}")
         if self.truncate_prompt_tokens == 0:
             raise ValueError("truncate_prompt_tokens is 0; it must be -1 or at least 1")
+        if self.truncation_side not in ("left", "right"):
+            raise ValueError(f"truncation_side is {self.truncation_side!r}; it must be 'left' or 'right'")
         if not isinstance(self.cache_salt, str):
             raise TypeError(f"cache_salt is {self.cache_salt!r}; it must be a string")
         if not isinstance(self.structured_outputs, StructuredOutputs | None):
@@ -146,6 +150,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
             skip_special_tokens=bool(self.skip_special_tokens),
             spaces_between_special_tokens=bool(self.spaces_between_special_tokens),
             truncate_prompt_tokens=None if self.truncate_prompt_tokens is None else int(self.truncate_prompt_tokens),
+            keeps_start=self.truncation_side == "right",
             bad_words=[self.bad_words] if isinstance(self.bad_words, str) else list(self.bad_words),
             return_prompt_ids=True,
         )

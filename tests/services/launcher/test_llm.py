@@ -103,6 +103,8 @@ def test_prompts_are_scored_cut_and_kept_apart(llm: LLM) -> None:
     assert all(entry and len(entry.top) == 2 and entry.logprob <= entry.top[0][2] for entry in others)
     (cut,) = llm.generate(text, SamplingParams(max_tokens=1, truncate_prompt_tokens=4))
     assert cut.prompt_ids == whole.prompt_ids[-4:]
+    (cut,) = llm.generate(text, SamplingParams(max_tokens=1, truncate_prompt_tokens=4, truncation_side="right"))
+    assert cut.prompt_ids == whole.prompt_ids[:4]
     salted = SamplingParams(max_tokens=1, cache_salt="mine")
     cached = [llm.generate(text, params)[0].num_cached_tokens for params in (GREEDY, salted, salted)]
     assert cached[1] == 0 < cached[0] == cached[2]

@@ -42,6 +42,7 @@ from quire.shared.messages import GenerationDefaults
         ({"logit_bias": [1]}, TypeError, "logit_bias is .* it must map token ids to numbers"),
         ({"logit_bias": {1: 101}}, ValueError, r"logit_bias\[1\] is 101.0"),
         ({"truncate_prompt_tokens": 0}, ValueError, "truncate_prompt_tokens is 0"),
+        ({"truncation_side": "middle"}, ValueError, "truncation_side is 'middle'"),
         ({"cache_salt": 1}, TypeError, "cache_salt is 1"),
         ({"structured_outputs": {"json": {}}}, TypeError, "it must be StructuredOutputs"),
     ],
@@ -82,6 +83,7 @@ def test_every_sampling_field_of_the_api_is_there() -> None:
     api = {field.name for field in msgspec.structs.fields(messages.SamplingParams)} - {"bad_token_ids"}
     api |= {field.name for field in msgspec.structs.fields(messages.TextParams)}
     api -= {"return_prompt_ids", "return_prompt_text", "shown_specials", "only_tokenizes", "return_token_strings"}
-    api |= {"n", "priority", "cache_salt", "structured_outputs"}
+    api -= {"keeps_start"}
+    api |= {"truncation_side", "n", "priority", "cache_salt", "structured_outputs"}
     own = {field.name for field in msgspec.structs.fields(SamplingParams)}
     assert api <= own

@@ -51,14 +51,14 @@ def test_utilization_counts_the_weights_that_are_there():
 
 
 def test_a_device_that_tells_its_room_is_believed():
-    room = Room(weights=16 * GIB, workspace=3 * GIB, free=64 * GIB, limit=36 * GIB)
+    room = Room(weights=16 * GIB, workspace=3 * GIB, graphs=0, free=64 * GIB, limit=36 * GIB)
     found = plan(free=1, weights=1, device="cuda", max_num_seqs=4096, room=room)
     assert found.parts[:2] == [("weights", 16 * GIB), ("workspace", 3 * GIB)]
     assert found.num_blocks == min(4096 * 257, 17 * GIB // OF_BLOCK)
     with pytest.raises(DeviceError, match="lower --kv-cache-memory"):
         plan(device="cuda", room=room, kv_cache_memory_bytes=62 * GIB)
     with pytest.raises(DeviceError, match="but there are 0 bytes: lower --max-model-len or raise --memory-utilization"):
-        plan(device="cuda", room=Room(16 * GIB, 3 * GIB, 64 * GIB, 15 * GIB), max_model_len=4096)
+        plan(device="cuda", room=Room(16 * GIB, 3 * GIB, 0, 64 * GIB, 15 * GIB), max_model_len=4096)
 
 
 def test_an_fp8_cache_has_blocks_of_half_the_size():
