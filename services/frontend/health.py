@@ -18,6 +18,8 @@ _NEEDED = ("worker", "engine", "tokenizer")
 """Kinds of which one group must be sound. Frontends answer for themselves."""
 _BUSY_FACTOR = 10.0
 """A worker in a long step is silent; its engine, which waits for it, is not."""
+_RELAY_SECONDS = 1.0
+"""How often tokenizers report, and tell what they hear of an engine: one of its reports may just miss one of theirs."""
 
 
 class Health:
@@ -55,6 +57,8 @@ class Health:
         if not self._limit:
             return ""
         limit = self._limit * (_BUSY_FACTOR if kind == "worker" else 1.0)
+        if kind != "tokenizer":
+            limit += _RELAY_SECONDS
         if age > limit:
             return f"{report.name} has said nothing for {age:.0f} s"
         stalled = report.samples.get(_STALLED_SAMPLE, 0.0)

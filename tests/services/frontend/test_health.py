@@ -101,3 +101,13 @@ def test_without_a_limit_silence_is_no_sign(clock: Clock):
     hear(known, *CHAIN)
     clock.now += 1000.0
     assert Health(known, 0.0).trouble == ""
+
+
+def test_an_engine_has_the_time_that_its_reports_take_by_way_of_tokenizers(health: Health, clock: Clock):
+    """Of two reports a second apart one may come with a tokenizer's next and the other with that after it."""
+    clock.now += 2.2
+    hear(health._known, "tokenizer-0", "tokenizer-1", sequence=2)
+    assert health.trouble == ""
+    clock.now += 1.0
+    hear(health._known, "tokenizer-0", "tokenizer-1", sequence=3)
+    assert health.trouble == "engine-0 has said nothing for 3 s"
