@@ -58,11 +58,22 @@ def server() -> Any:
         yield one
 
 
+def samples_when_told(server: RunningServer) -> dict[str, float]:
+    """A frontend that has only just begun answers 503 until it knows what was counted before."""
+    end = time.monotonic() + 60
+    while True:
+        try:
+            return server.samples()
+        except (OSError, HTTPException):
+            assert time.monotonic() < end, "/metrics stays away"
+        time.sleep(0.1)
+
+
 def grown(server: RunningServer, before: dict[str, float], wanted: dict[str, float]) -> None:
     """Wait for the last report of every process: then these have grown by so much, and not by more."""
     end = time.monotonic() + 60
     while True:
-        now = server.samples()
+        now = samples_when_told(server)
         found = {name: now.get(name, 0.0) - before.get(name, 0.0) for name in wanted}
         if found == wanted:
             return

@@ -95,6 +95,8 @@ def test_a_fork_is_refused_and_leaves_its_parents_model_alone(script: Script) ->
 
 def test_an_interrupt_ends_a_script_as_any_other(script: Script) -> None:
     program = script(
+        "import signal\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background job of a shell ignores it
         "from quire import LLM, SamplingParams\n"
         "with LLM(threads=1, max_model_len=4096) as llm:\n"
         f"    {_PIDS}\n"
