@@ -120,8 +120,9 @@ class Siblings:
                 asked.answer.set_result(None)
 
     def bequeath(self, stored: list[tuple[str, StoredResponse]]) -> None:
-        """Hand these to a sibling that is ready, if there is one."""
-        heir = next(iter(self.ready_names), None)
+        """Hand these to a sibling that is ready, else to one that starts (it may be ready and we do not know yet)."""
+        starting = [one.name for one in self._client.known.frontends if one.state == "starting"]
+        heir = next((name for name in [*self.ready_names, *starting] if name != self._own_name), None)
         if heir is None:
             return
         for response_id, one in stored:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
 from test_http import error_of
 from test_responses import events, eventually, say
+
+from quire.services.frontend.known_services import KnownServices
+from quire.services.frontend.response_store import StoredResponse
+from quire.services.frontend.siblings import Siblings
+from quire.shared.messages import Report
 
 
 class Pair:
@@ -146,3 +153,19 @@ class _WithKey:
 
     def wait_ready(self) -> Any:
         return self._process.wait_ready()
+
+
+@pytest.mark.parametrize(
+    ("states", "heir"), [(("starting", "ready"), "frontend-2"), (("starting", "draining"), "frontend-1")]
+)
+def test_an_heir_is_ready_or_else_one_that_starts(states: tuple[str, str], heir: str) -> None:
+    known = KnownServices()
+    for number, state in enumerate(("ready", *states)):
+        known.hear(Report(f"frontend-{number}", 1, 1, state, "", 1.0, 0))
+    letters: list[Any] = []
+    client: Any = SimpleNamespace(known=known, carry=letters.append)
+    loop = asyncio.new_event_loop()
+    siblings = Siblings("frontend-0", client, lambda *asked: None, lambda *kept: None, loop)
+    loop.close()
+    siblings.bequeath([("resp_1", StoredResponse("", "completed", b"{}", b"[]", b"[]"))])
+    assert [(letter.to, letter.response_id) for letter in letters] == [(heir, "resp_1")]
